@@ -1,0 +1,283 @@
+"""A finished run: its tables, figures and the verbs that build on it."""
+
+from __future__ import annotations
+
+import json
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from auditor.api.forward import Execution
+from auditor.api.models import Prepared, reload
+from auditor.api.workspace import find_run, read_manifest
+from auditor.data import LabelledData, load_data
+from auditor.errors import RunError
+from auditor.manifest import Manifest
+from auditor.models.preprocessing import Preprocessing
+from auditor.progress import QUIET, Reporter
+from auditor.stats.moments import ClassMoments
+from auditor.store.blocks import BlockCache
+from auditor.store.reader import StoreReader
+from auditor.units import Site
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from auditor.api.ablation_result import Ablation
+    from auditor.api.finetune import FineTuned
+
+TOP_TUNING = 12
+
+
+class Run:
+    """A profile on disk.
+
+    Parameters
+    ----------
+    path : Path
+        The run's folder.
+    manifest : Manifest, optional
+        Default: read from the folder.
+    model, data : optional
+        What is still in memory; built again when needed otherwise.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        manifest: Manifest | None = None,
+        model: Prepared | None = None,
+        data: LabelledData | None = None,
+    ) -> None:
+        self.path = Path(path)
+        self.manifest = manifest or read_manifest(self.path)
+        self._model = model
+        self._data = data
+
+    @classmethod
+    def open(cls, name: str | None = None, *, runs: str | Path = "runs", original: bool = False) -> Run:
+        """Open a run by name or path; without a name the latest finished one.
+
+        With `original`, networks that were fine-tuned here are passed over in the search for the latest.
+
+        Raises
+        ------
+        RunError, UnknownNameError
+            If there is none, or it is unfinished.
+        """
+        run = cls(find_run(name, Path(runs), original=original))
+        if run.manifest.kind != "profile":
+            raise RunError(f"{run.path} is not a profile.", got=run.manifest.kind)
+        if not run.manifest.complete:
+            raise RunError(f"{run.path} is unfinished.", fix="Repeat the command that began it; it goes on by itself.")
+        if "finetune" in run.manifest.identity:
+            from auditor.api.finetune import FineTuned
+
+            return FineTuned(run.path, manifest=run.manifest)
+        return run
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    def _repr_html_(self) -> str:
+        return self.layers.to_html(index=False, float_format=lambda v: f"{v:.3f}", escape=True)
+
+    @property
+    def name(self) -> str:
+        """Name of the run's folder."""
+        return self.path.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names, in the order of the labels."""
+        return tuple(self.manifest.provenance["classes"])
+
+    @property
+    def confidence(self) -> float:
+        """Confidence of the run's intervals."""
+        return float(self.manifest.identity["selectivity"]["confidence"])
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """The run's sites, in network order."""
+        return [Site.from_dict(site) for site in self.manifest.identity["sites"]]
+
+    @cached_property
+    def selectivity(self) -> pd.DataFrame:
+        """One row per unit; see README for the columns."""
+        return read_table(self.path / "units.csv")
+
+    @cached_property
+    def layers(self) -> pd.DataFrame:
+        """One row per site: mean index with interval, null, dead and significant units."""
+        return read_table(self.path / "layers.csv")
+
+    @cached_property
+    def summary(self) -> dict[str, Any]:
+        """Network mean index, accuracy on the score split, counts."""
+        content: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        return content
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return the unit table."""
+        return self.selectivity
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything the run found, as plain values (the document that ``--json`` prints)."""
+        return {
+            "run": str(self.path),
+            "manifest": self.manifest.to_dict(),
+            "summary": self.summary,
+            "layers": records(self.layers),
+            "units": records(self.selectivity),
+        }
+
+    def moments(self, split: str = "select") -> dict[str, ClassMoments]:
+        """Class moments by site name, for ``select`` or ``score``."""
+        block = BlockCache(self.path / "moments").get(split)
+        if block is None:
+            raise RunError(f"{self.path} has no readable moments of the {split} split.", fix="Profile again.")
+        by_site: dict[str, dict[str, Any]] = {}
+        for key, value in block.items():
+            site, _, field = key.rpartition("|")
+            by_site.setdefault(site, {})[field] = value
+        return {site: ClassMoments.from_state(state) for site, state in by_site.items()}
+
+    def store(self) -> StoreReader:
+        """Open the stored responses for reading; use it as a context manager."""
+        return StoreReader(self.path / "activations.h5")
+
+    def tuning(self, top: int = TOP_TUNING) -> pd.DataFrame:
+        """Class means with standard errors of the `top` units of highest excess, in long form."""
+        ranked = self.selectivity.sort_values("index_excess", ascending=False, kind="stable").head(top)
+        moments = self.moments("select")
+        parts = []
+        for row in ranked.to_dict("records"):
+            site, unit = moments[row["site"]], int(row["unit"])
+            parts.append(
+                pd.DataFrame(
+                    {
+                        "unit_id": row["unit_id"],
+                        "class_name": list(self.classes),
+                        "mean": site.mean[:, unit],
+                        "se": np.sqrt(site.variance[:, unit] / np.maximum(site.count, 1)),
+                        "preferred": [c == row["preferred"] for c in self.classes],
+                        "index": row["index"],
+                        "index_low": row["index_low"],
+                        "index_high": row["index_high"],
+                    }
+                )
+            )
+        return pd.concat(parts, ignore_index=True)
+
+    def plot(self, metric: str = "index") -> Figure:
+        """Selectivity by layer against the label-shuffle null."""
+        from auditor.registry import registry
+        from auditor.report.selectivity import selectivity_by_layer
+
+        return selectivity_by_layer(self.selectivity, metric=metric, metric_label=registry().metric(metric).label)
+
+    def plot_tuning(self, top: int = TOP_TUNING) -> Figure:
+        """Class tuning of the most selective units."""
+        from auditor.report.tuning import class_tuning
+
+        return class_tuning(self.tuning(top), n_images=int(self.selectivity["n_images"].iloc[0]))
+
+    def save_figures(self) -> list[Path]:
+        """Write every figure of the run as PNG and SVG."""
+        from auditor.report.style import save
+
+        folder = self.path / "figures"
+        metrics = self.manifest.identity["selectivity"]["metrics"]
+        saved = [path for metric in metrics for path in save(self.plot(metric), folder / f"selectivity_{metric}")]
+        return saved + list(save(self.plot_tuning(), folder / "class_tuning"))
+
+    def data(self) -> LabelledData:
+        """Load the run's data and check that they are the same.
+
+        Raises
+        ------
+        RunError
+            If they were given from Python, or have changed since.
+        """
+        if self._data is None:
+            source = self.manifest.provenance.get("data")
+            if source is None:
+                raise RunError(
+                    "The run's data were given from Python and cannot be loaded again here.",
+                    fix="Work with the run in the session that has the data.",
+                )
+            data = load_data(source["text"], fractions=tuple(source["fractions"]))
+            if source["limit"] is not None:
+                data = data.limited(source["limit"])
+            self._data = data
+        found, wanted = self._data.summary(), self.manifest.identity["data"]
+        for field in ("fingerprint", "split_fingerprint"):
+            if found[field] != wanted[field]:
+                raise RunError(
+                    "The data are not those of the run: images were added, removed or relabelled.",
+                    wanted=str(wanted[field]),
+                    got=str(found[field]),
+                    fix="Profile again.",
+                )
+        return self._data
+
+    def model(self, execution: Execution) -> Prepared:
+        """Build the run's model again, unless it is in memory.
+
+        Raises
+        ------
+        RunError
+            If it cannot be built, or its weights have changed.
+        """
+        if self._model is None:
+            weights_file = self.manifest.provenance.get("weights_file")
+            self._model = reload(
+                self.manifest.identity["model"],
+                Preprocessing.from_dict(self.manifest.identity["preprocessing"]),
+                None if weights_file is None else Path(weights_file),
+                execution=execution,
+            )
+        return self._model
+
+    def ablate(self, top_selective: int = 100, *, reporter: Reporter = QUIET, **options: Any) -> Ablation:
+        """Importance of the most selective units; see :func:`auditor.ablate`."""
+        from auditor.api.ablate import ablate
+
+        return ablate(self, top_selective=top_selective, reporter=reporter, **options)
+
+    def finetune(self, alpha: float, *, reporter: Reporter = QUIET, **options: Any) -> FineTuned:
+        """Train on with the regularizer; see :func:`auditor.finetune`."""
+        from auditor.api.finetune import finetune
+
+        return finetune(self, alpha=alpha, reporter=reporter, **options)
+
+
+def read_table(path: Path) -> pd.DataFrame:
+    """Read one of a run's tables; names such as ``NA`` or ``007`` stay text.
+
+    Raises
+    ------
+    RunError
+        If it is missing or damaged.
+    """
+    text = {"unit_id": str, "site": str, "layer": str, "kind": str, "order": str, "run": str}
+    try:
+        header = pd.read_csv(path, nrows=0).columns
+        names = {c: str for c in header if c in text or c == "preferred" or c.endswith("_preferred")}
+        numbers = {c: ["", "nan"] for c in header if c not in names}
+        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {error}", fix="Profile again under another --name.") from error
+
+
+def records(table: pd.DataFrame) -> list[dict[str, Any]]:
+    """Rows as plain values, with None for what is undefined (JSON knows no NaN)."""
+    return [
+        {str(k): None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
+        for row in table.astype(object).to_dict("records")
+    ]

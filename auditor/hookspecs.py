@@ -1,0 +1,36 @@
+"""What a plugin may provide. Built-ins come in through the same hooks.
+
+A plugin is a module (or object) with functions of these names marked ``auditor.hookspecs.hookimpl``, announced by its
+package under the entry-point group ``auditor``::
+
+    [project.entry-points.auditor]
+    gini = "auditor_gini"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from auditor.data.base import DataSource
+    from auditor.selectivity.base import Metric
+
+PROJECT = "auditor"
+hookspec = pluggy.HookspecMarker(PROJECT)
+hookimpl = pluggy.HookimplMarker(PROJECT)
+
+
+@hookspec
+def auditor_metrics() -> Sequence[Metric]:  # type: ignore[empty-body]
+    """Selectivity metrics, each an instance of :class:`auditor.selectivity.base.Metric`."""
+
+
+@hookspec
+def auditor_data_sources() -> Sequence[DataSource]:  # type: ignore[empty-body]
+    """Data sources, each an instance of :class:`auditor.data.base.DataSource`.
+
+    A source is asked, in order of registration, whether it :meth:`claims` what follows ``--data``.
+    """

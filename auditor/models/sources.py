@@ -1,0 +1,277 @@
+"""Which models exist, under what names, and how they are built."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from auditor.errors import ModelError, UnknownNameError, WeightsUnavailableError, unknown_name
+from auditor.models import pretrained as weights_room
+
+ZOOS = ("timm", "torchvision")
+
+_LIST_FIX = "`auditor models PATTERN` lists them; `package.module:factory` names a function of your own."
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """Where a model comes from and what it is called there.
+
+    Parameters
+    ----------
+    source : str
+        ``"timm"``, ``"torchvision"`` or ``"factory"``.
+    name : str
+        Name in that source; for a factory ``"package.module:function"``.
+    """
+
+    source: str
+    name: str
+
+    @property
+    def spec(self) -> str:
+        """The unambiguous text form: ``"timm:resnet18"``, or the factory's own name."""
+        return self.name if self.source == "factory" else f"{self.source}:{self.name}"
+
+
+def find_model(text: str) -> ModelSpec:
+    """Look up a model by what the user wrote.
+
+    Parameters
+    ----------
+    text : str
+        ``"resnet18"`` (timm is asked before torchvision), ``"timm:resnet18"``, ``"torchvision:resnet18"``, a timm name
+        with a pretrained tag (``"resnet18.a1_in1k"``), or ``"package.module:factory"``.
+
+    Raises
+    ------
+    UnknownNameError
+        With near matches in both zoos.
+    """
+    prefix, colon, rest = text.partition(":")
+    if colon and prefix not in ZOOS:
+        if prefix and rest and all(part.isidentifier() for part in [*prefix.split("."), *rest.split(".")]):
+            return ModelSpec("factory", text)
+        raise UnknownNameError(
+            f"{text!r} does not name a model.",
+            wanted="NAME, timm:NAME, torchvision:NAME or package.module:factory",
+            got=repr(text),
+            fix=_LIST_FIX,
+        )
+    zoos, name = ((prefix,), rest) if colon else (ZOOS, text)
+    for zoo in zoos:
+        if name in _names(zoo) or (zoo == "timm" and _is_other_timm_name(name)):
+            return ModelSpec(zoo, name)
+    base, dot, tag = name.partition(".")
+    if "timm" in zoos and dot and base in _names("timm"):
+        raise unknown_name(f"pretrained tag of timm's {base}", tag, _timm_tags(base))
+    raise unknown_name("model", name, [known for zoo in zoos for known in _names(zoo)], fix=_LIST_FIX)
+
+
+def available_models(pattern: str | None = None) -> list[ModelSpec]:
+    """List the models of both zoos, timm's first.
+
+    Parameters
+    ----------
+    pattern : str, optional
+        A glob for the name or for the ``zoo:name`` form; a text without ``*``, ``?`` or ``[`` matches anywhere in it.
+    """
+    specs = [ModelSpec(zoo, name) for zoo in ZOOS for name in _names(zoo)]
+    if pattern is None:
+        return specs
+    glob = pattern if any(sign in pattern for sign in "*?[") else f"*{pattern}*"
+    return [spec for spec in specs if fnmatch.fnmatchcase(spec.name, glob) or fnmatch.fnmatchcase(spec.spec, glob)]
+
+
+def build_module(
+    spec: ModelSpec, *, n_outputs: int | None, pretrained: bool, seed: int, new_head: bool = False
+) -> nn.Module:
+    """Build a model on the CPU, in eval mode.
+
+    Random weights depend on `seed` alone: torch's CPU generator is seeded for the time of the call and put back after.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Which model; see :func:`find_model`.
+    n_outputs : int or None
+        Number of classes. None: the architecture's (or the pretrained weights') own.
+    pretrained : bool
+        Load the zoo's weights. A factory is asked through its ``pretrained`` argument.
+    seed : int
+        Seed of the random weights.
+    new_head : bool
+        With pretrained weights for another number of classes: start the classifier afresh (at random) instead of
+        refusing.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If pretrained weights do not exist or cannot be fetched. Decided within ten seconds; only a download that has
+        begun takes longer.
+    ModelError
+        If the model cannot be built, or its pretrained weights tell another number of classes apart.
+    """
+    with _seeded(seed):
+        if spec.source == "factory":
+            module = _call_factory(spec.name, n_outputs=n_outputs, pretrained=pretrained)
+        elif pretrained:
+            module = _build_pretrained(spec, n_outputs=n_outputs, new_head=new_head)
+        else:
+            module = _build_random(spec, n_outputs)
+    return module.eval()
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    with torch.random.fork_rng(devices=[]):
+        # torch.manual_seed would also seed the accelerators, whose state is not put back.
+        torch.random.default_generator.manual_seed(seed)
+        yield
+
+
+def _build_random(spec: ModelSpec, n_outputs: int | None) -> nn.Module:
+    options: dict[str, Any] = {} if n_outputs is None else {"num_classes": n_outputs}
+    with _as_model_error(spec), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if spec.source == "timm":
+            import timm
+
+            return _as_module(timm.create_model(spec.name, pretrained=False, **options), spec)
+        from torchvision.models import get_model
+
+        return _as_module(get_model(spec.name, weights=None, **_torchvision_options(spec.name), **options), spec)
+
+
+def _build_pretrained(spec: ModelSpec, *, n_outputs: int | None, new_head: bool) -> nn.Module:
+    trained_outputs = weights_room.pretrained_outputs(spec.source, spec.name)
+    other_head = n_outputs is not None and n_outputs != trained_outputs
+    if other_head and not new_head:
+        raise ModelError(
+            f"The pretrained weights of {spec.spec} have another number of classes.",
+            wanted=f"{n_outputs} classes, as in the data",
+            got=f"{trained_outputs} classes",
+            fix="Give weights trained on this data (--checkpoint FILE), or data with the weights' classes.",
+        )
+    if spec.source == "timm":
+        with _as_model_error(spec):
+            return _as_module(weights_room.timm_pretrained(spec.name, n_outputs if other_head else None), spec)
+    with _as_model_error(spec):
+        state = weights_room.torchvision_state(spec.name)
+    module = _build_random(spec, n_outputs if other_head else trained_outputs)
+    with _as_model_error(spec):
+        weights_room.load_torchvision_state(module, state, new_head=other_head)
+    return module
+
+
+@contextmanager
+def _as_model_error(spec: ModelSpec) -> Iterator[None]:
+    try:
+        yield
+    except ModelError:
+        raise
+    except Exception as error:  # zoos raise AssertionError, RuntimeError, TypeError, ... for what they cannot build
+        raise ModelError(f"{spec.spec} cannot be built: {type(error).__name__}: {error}") from error
+
+
+def _torchvision_options(name: str) -> dict[str, Any]:
+    # Auxiliary classifiers would make the output a tuple in training. The input is transformed inside the model because
+    # the preset that goes with these models counts on it.
+    if name == "googlenet" or name == "inception_v3":
+        return {"aux_logits": False, "init_weights": True, "transform_input": True}
+    return {}
+
+
+def _call_factory(name: str, *, n_outputs: int | None, pretrained: bool) -> nn.Module:
+    factory = _import_factory(name)
+    try:
+        parameters = inspect.signature(factory).parameters
+    except (TypeError, ValueError):
+        parameters = {}  # type: ignore[assignment]
+    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
+    options: dict[str, Any] = {}
+    if n_outputs is not None and (takes_any or "num_classes" in parameters):
+        options["num_classes"] = n_outputs
+    if "pretrained" in parameters:
+        options["pretrained"] = pretrained
+    elif pretrained:
+        raise WeightsUnavailableError(
+            f"The factory {name} takes no `pretrained` argument, so there are no pretrained weights to ask it for.",
+            fix="Use --checkpoint FILE, or --weights none for the weights that the factory itself sets.",
+        )
+    try:
+        module = factory(**options)
+    except Exception as error:
+        shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
+        raise ModelError(f"{name}({shown}) failed: {type(error).__name__}: {error}") from error
+    return _as_module(module, ModelSpec("factory", name))
+
+
+def _import_factory(name: str) -> Callable[..., object]:
+    module_name, _, attribute = name.partition(":")
+    cwd = str(Path.cwd())
+    added = cwd not in sys.path and "" not in sys.path
+    if added:
+        # Left in place after the import: the factory may import its neighbours later, and so may workers.
+        sys.path.insert(0, cwd)
+    try:
+        found: object = import_module(module_name)
+    except Exception as error:
+        raise ModelError(
+            f"The module {module_name!r} cannot be imported: {type(error).__name__}: {error}",
+            wanted="package.module:factory, importable here or from the current folder",
+            got=name,
+        ) from error
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            public = [known for known in dir(found) if not known.startswith("_")]
+            raise unknown_name(f"function in {module_name}", part, public)
+        found = getattr(found, part)
+    if isinstance(found, nn.Module) or not callable(found):
+        raise ModelError(
+            f"{name} is not a function.", wanted="a function that returns an nn.Module", got=type(found).__name__
+        )
+    return found
+
+
+def _as_module(module: object, spec: ModelSpec) -> nn.Module:
+    if not isinstance(module, nn.Module):
+        raise ModelError(f"{spec.spec} gave no model.", wanted="an nn.Module", got=type(module).__name__)
+    return module
+
+
+@cache
+def _names(zoo: str) -> tuple[str, ...]:
+    if zoo == "timm":
+        import timm
+
+        return tuple(timm.list_models())
+    import torchvision.models
+
+    return tuple(torchvision.models.list_models(module=torchvision.models))
+
+
+def _is_other_timm_name(name: str) -> bool:
+    """Tell whether timm knows `name` though it does not list it: one with a tag, or a deprecated one."""
+    from timm.models import is_model
+
+    base, dot, tag = name.partition(".")
+    return bool(is_model(base)) and (not dot or tag in _timm_tags(base))
+
+
+def _timm_tags(base: str) -> list[str]:
+    from timm.models import list_pretrained
+
+    return [known.partition(".")[2] for known in list_pretrained(f"{base}.*") if "." in known]

@@ -1,0 +1,92 @@
+"""Two or more runs side by side: selectivity by layer, and accuracy."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+from pandas import DataFrame
+
+from auditor.errors import DataError
+from auditor.report.style import GREY, INK, PALE, SERIES, name_rows, new_figure, shorten, styled
+
+_MARKERS = ("o", "s", "D", "^", "v", "P")
+
+
+@styled
+def comparison(layers: DataFrame, overall: DataFrame) -> Figure:
+    """Draw the mean selectivity of each site in each run, the count of dead units, and each run's accuracy.
+
+    Parameters
+    ----------
+    layers : DataFrame
+        One row per run and site: ``run``, ``site``, ``mean_index``, ``low``, ``high``, ``null_mean``, ``dead``.
+    overall : DataFrame
+        One row per run: ``run``, ``accuracy``, ``accuracy_low``, ``accuracy_high`` (from 0 to 1).
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    DataError
+        If `layers` is empty.
+    """
+    if layers.empty:
+        raise DataError("There are no layers to draw.")
+    runs, sites = list(dict.fromkeys(layers["run"])), list(dict.fromkeys(layers["site"]))
+    height = 1.7 + max(4, len(sites)) * max(0.3, 0.13 * len(runs))
+    figure = new_figure(9.6, height)
+    left, right = figure.subplots(1, 2, width_ratios=(3.4, 1))
+    _selectivity(left, layers, runs, sites)
+    _accuracy(right, overall, runs)
+    handles, labels = left.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(labels)))
+    return figure
+
+
+def _selectivity(axes: Axes, layers: DataFrame, runs: list[str], sites: list[str]) -> None:
+    table = {(run, site): row for run, site, row in zip(layers["run"], layers["site"], layers.index, strict=True)}
+    shifts = np.linspace(-0.2, 0.2, len(runs)) if len(runs) > 1 else np.zeros(1)
+    for row in range(0, len(sites), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color="#F6F6F6", linewidth=0, zorder=0)
+    for number, run in enumerate(runs):
+        rows = [i for i, site in enumerate(sites) if (run, site) in table]
+        mine = layers.loc[[table[run, sites[i]] for i in rows]]
+        mean, low, high, null = (mine[c].to_numpy(dtype=float) for c in ("mean_index", "low", "high", "null_mean"))
+        y, colour = np.array(rows) + shifts[number], SERIES[number % len(SERIES)]
+        axes.hlines(y, low, high, color=colour, linewidth=1.6)
+        axes.plot(mean, y, _MARKERS[number % len(_MARKERS)], color=colour, markersize=4.8, label=run)
+        label = "with shuffled labels" if number == len(runs) - 1 else None
+        axes.plot(null, y, "|", color=GREY, markersize=6, markeredgewidth=1.4, label=label, zorder=1)
+    axes.text(1.02, -0.8, "dead units", transform=axes.get_yaxis_transform(), fontsize=8.5, color=GREY)
+    for i, site in enumerate(sites):
+        dead = [f"{int(layers.loc[table[run, site], 'dead'])}" if (run, site) in table else "-" for run in runs]
+        axes.text(1.02, i, " → ".join(dead), transform=axes.get_yaxis_transform(), va="center", fontsize=8.5, color=INK)
+    name_rows(axes, sites)
+    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]))
+    axes.set_xlabel("mean class selectivity index of the layer, 95 % interval")
+
+
+def _accuracy(axes: Axes, overall: DataFrame, runs: list[str]) -> None:
+    for place, run in enumerate(runs):
+        mine = overall[overall["run"] == run]
+        if mine.empty:
+            continue
+        value, low, high = (float(mine[c].iloc[0]) for c in ("accuracy", "accuracy_low", "accuracy_high"))
+        colour = SERIES[place % len(SERIES)]
+        axes.vlines(place, low, high, color=colour, linewidth=1.8)
+        axes.plot(place, value, _MARKERS[place % len(_MARKERS)], color=colour, markersize=6.5)
+        axes.annotate(
+            f"{value:.1%}", (place, value), xytext=(7, 0), textcoords="offset points", va="center", fontsize=8.5
+        )
+    axes.set_xticks(range(len(runs)), [shorten(run, 16) for run in runs])
+    if len(runs) > 2 or max(map(len, runs)) > 9:
+        axes.tick_params(axis="x", rotation=35)
+    axes.set_xlim(-0.5, len(runs) - 0.2)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    axes.grid(visible=False, axis="x")
+    axes.spines["bottom"].set_color(PALE)
+    axes.set_ylabel("accuracy")
