@@ -25,7 +25,7 @@ class Reporter(Protocol):
 
     @contextmanager
     def task(self, description: str, total: float, unit: str) -> Iterator[Task]:
-        """Open a progress bar for the length of the block."""
+        """Open a progress bar for the length of the block; `unit` is a plural (``images``)."""
         yield NullTask()
 
 

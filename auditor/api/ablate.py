@@ -183,7 +183,7 @@ def _measure(
     n_ablations = len(plan.chosen) + len(groups)
     done = {key: block for key in rows if (block := blocks.get(key)) is not None}
     missing = [key for key in rows if key not in done]
-    with reporter.task("Ablating", n_ablations * len(score), "ablated image") as task:
+    with reporter.task("Ablating", n_ablations * len(score), "ablated images") as task:
         task.advance(n_ablations * sum(len(rows[key]) for key in done))
         if missing:
             # Only the last block is short, so what is missing falls into the same batches again.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from auditor.ablation import accuracy_with_interval
 from auditor.api.run import Run, read_table, records
-from auditor.api.settings import AblationSettings
+from auditor.api.settings import ALPHA, AblationSettings
 from auditor.api.workspace import read_manifest
 from auditor.causal import MatchedSets, SetTest
 from auditor.manifest import Manifest
@@ -91,23 +91,16 @@ class Ablation:
         result, test = self.results, self.results["tests"]
         loss, accuracy, match = test["loss_change"], test["accuracy_drop"], result["matching"]
         intact = result["intact"]
-        p = loss["p_greater"]
-        hurts = "more than" if loss["effect"] > 0 else "less than"
-        significant = loss["p_two_sided"] <= 0.05
         sites = ", ".join(f"{name} ({n})" for name, n in result["units_by_site"].items())
         lines = [
             f"Chosen on the {result['chosen_on']} split, scored on the {result['scored_on']} split "
             f"({loss['n_images']} images).",
             f"Units by layer: {sites}.",
             f"Intact accuracy {intact['accuracy']:.1%} [{intact['low']:.1%}, {intact['high']:.1%}].",
-            f"All {result['n_units']} together: loss {loss['observed']:+.4f} nats against {loss['null_mean']:+.4f} "
-            f"[{loss['null_low']:+.4f}, {loss['null_high']:+.4f}] for {loss['n_sets']} matched random sets; "
-            f"difference {loss['effect']:+.4f} [{loss['low']:+.4f}, {loss['high']:+.4f}], one-sided p = {p:.3g}.",
-            f"All {result['n_units']} together: accuracy {-accuracy['observed']:+.1%} against "
-            f"{-accuracy['null_mean']:+.1%} [{-accuracy['null_high']:+.1%}, {-accuracy['null_low']:+.1%}]; "
-            f"one-sided p = {accuracy['p_greater']:.3g}.",
-            f"The selective units matter {hurts} matched random ones"
-            + ("." if significant else ", but not beyond chance at the 5 % level (two-sided)."),
+            _joint(result["n_units"], "loss (nats)", loss, ".4f"),
+            _joint(result["n_units"], "lost accuracy (points)", accuracy, ".2f", 100),
+            _verdict("loss", loss),
+            _verdict("accuracy", accuracy),
             f"Matching: mean activation differs by {match['smd']:+.2f} standard deviations; "
             f"overlap with the selected units {match['overlap_mean']:.0%}; "
             f"two random sets differ in {match['distinct']:.0%} of their units on average.",
@@ -152,6 +145,24 @@ class Ablation:
         folder = self.path / "figures"
         figures = {"importance": self.plot, "sets": self.plot_sets, "curve": self.plot_curve}
         return [path for name, make in figures.items() for path in save(make(), folder / name)]
+
+
+def _joint(n_units: int, measure: str, test: dict[str, Any], form: str, scale: float = 1) -> str:
+    keys = ("observed", "null_mean", "null_low", "null_high", "effect", "low", "high")
+    observed, mean, null_low, null_high, effect, low, high = (f"{scale * test[key]:+{form}}" for key in keys)
+    return (
+        f"All {n_units} together, {measure}: {observed} against {mean} [{null_low}, {null_high}] for {test['n_sets']} "
+        f"matched random sets; difference {effect} [{low}, {high}], one-sided p = {test['p_greater']:.2g}."
+    )
+
+
+def _verdict(measure: str, test: dict[str, Any]) -> str:
+    if test["p_two_sided"] > ALPHA:
+        return (
+            f"By {measure}, the selective units do not differ beyond chance from matched random ones (two-sided 5 %)."
+        )
+    more = "more" if test["effect"] > 0 else "less"
+    return f"By {measure}, the selective units matter {more} than matched random ones (two-sided 5 %)."
 
 
 def write_results(

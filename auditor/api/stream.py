@@ -73,7 +73,7 @@ def stream(
                 attrs={"digest": digest},
                 id_bytes=max(len(data.ids[i].encode()) for i in order),
             ) as store,
-            reporter.task("Profiling", len(order), "image") as task,
+            reporter.task("Profiling", len(order), "images") as task,
             capture(module, sites) as captured,
         ):
             resumed = done = store.committed

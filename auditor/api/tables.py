@@ -81,7 +81,7 @@ def score_sites(
     names = np.array([*classes, NO_CLASS], dtype=object)
     units, layers = [], []
     boot_layers = []
-    with reporter.task("Scoring selectivity", sum(site.n_units for site in sites), "unit") as task:
+    with reporter.task("Scoring selectivity", sum(site.n_units for site in sites), "units") as task:
         for site in sites:
             responses = store.responses(site.name, rows)
             select, score = moments["select"][site.name], moments["score"][site.name]

@@ -65,7 +65,7 @@ def show(result: Ablation) -> None:
     print_table(
         f"The {len(effects)} of {len(result.effects)} units whose loss matters most, each silenced alone",
         [("unit", "left"), ("prefers", "left"), ("rank", "right"), *((h, "right") for h in (
-            f"loss change [{confidence}]", "target logit drop", "accuracy, points", "on its class, points"))],
+            f"loss change [{confidence}]", "target logit drop", "accuracy (points)", "on its class"))],
         [
             (
                 row["unit_id"],

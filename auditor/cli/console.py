@@ -27,7 +27,7 @@ from rich.text import Text
 
 from auditor.progress import QUIET, Reporter, Task
 
-WIDTH = 110
+WIDTH = 120
 
 
 class _Rate(ProgressColumn):
@@ -38,7 +38,7 @@ class _Rate(ProgressColumn):
         if speed is None:
             return Text("")
         shown = f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
-        return Text(f"{shown} {task.fields['unit']}s/s", style="dim")
+        return Text(f"{shown} {task.fields['unit']}/s", style="dim")
 
 
 class _Bar:
@@ -112,8 +112,9 @@ def print_table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[S
         Plain text; markup in names is shown as it is.
     """
     table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
-    for header, justify in columns:
-        table.add_column(escape(header), justify=justify, overflow="fold")  # type: ignore[arg-type]
+    for i, (header, justify) in enumerate(columns):
+        # Names must stay whole to be copied; what follows may fold on a narrow terminal.
+        table.add_column(escape(header), justify=justify, overflow="fold", no_wrap=i == 0)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console = Console(highlight=False)

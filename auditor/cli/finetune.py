@@ -15,8 +15,8 @@ from auditor.cli.options import limit_option, output_options, runs_option, seed_
 @click.option("--alpha", type=float, required=True, help="Weight in CE - alpha * SI; negative discourages selectivity.")
 @click.option("--run", "run_name", metavar="NAME", help="Run to start from.  [default: the latest one not fine-tuned]")
 @runs_option
-@click.option("--epochs", default=5, show_default=True, help="Passes over the train split.")
-@click.option("--learning-rate", default=0.01, show_default=True, help="Peak rate; cosine to zero.")
+@click.option("--epochs", default=10, show_default=True, help="Passes over the train split.")
+@click.option("--learning-rate", default=0.02, show_default=True, help="Peak rate; cosine to zero.")
 @click.option("--optimizer", default="sgd", show_default=True, help="sgd or adamw.")
 @click.option("--weight-decay", default=1e-4, show_default=True, help="Of weights; not of biases and norms.")
 @click.option("--batch-size", default=64, show_default=True, help="Images per batch.")
@@ -41,7 +41,10 @@ def command(*, run_name: str | None, runs: str, as_json: bool, quiet: bool, **op
         print_json(tuned.to_dict())
         return
     show_comparison(tuned.comparison)
-    lines = [f"The tuned network's own run is {tuned.path}; weights in weights.safetensors."]
+    lines = [
+        f"The tuned network's own run is {tuned.path}; weights in weights.safetensors.",
+        "Intervals are over images. They say nothing of other trainings: repeat with other --seed values for that.",
+    ]
     if options["alpha"] != 0:
         lines.append("Part of any change is due to training on: run `auditor finetune --alpha 0` for the control.")
     print_lines(lines)

@@ -12,10 +12,10 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from pandas import DataFrame
-from scipy.stats import spearmanr
 
 from auditor.errors import DataError
 from auditor.report.style import BLUE, INK, new_figure, shorten, signed, styled
+from auditor.stats.intervals import spearman_interval
 
 # Column, scale, axis label.
 _PANELS = (
@@ -82,9 +82,10 @@ def _panel(
     points.set_cmap(_DEPTHS)
     good = np.isfinite(x) & np.isfinite(y)
     if good.sum() > 2 and np.ptp(x[good]) > 0 and np.ptp(y[good]) > 0:
-        rho = float(spearmanr(x[good], y[good]).statistic)
+        rho, lower, upper = (float(v) for v in spearman_interval(x[good], y[good]))
         axes.set_title(
-            f"Spearman \N{GREEK SMALL LETTER RHO} = {signed(rho, 2)}  ({good.sum()} units)",
+            f"Spearman \N{GREEK SMALL LETTER RHO} = {signed(rho, 2)} [{signed(lower, 2)}, {signed(upper, 2)}], "
+            f"{good.sum()} units",
             fontsize=9,
             fontweight="normal",
         )

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.special import ndtr, ndtri, stdtrit
 
-from auditor.errors import OptionError
+from auditor.errors import DataError, OptionError
 
 FloatArray = NDArray[np.float64]
 BootstrapMethod = Literal["percentile", "basic", "bc"]
@@ -134,6 +134,41 @@ def paired_proportion_interval(
         p1, p2 = (first + 1) / (total + 2), (second + 1) / (total + 2)
         half = z * np.sqrt((p1 + p2 - (p1 - p2) ** 2) / (total + 2)) + 0.0 * estimate
     return Interval(estimate, np.maximum(p1 - p2 - half, -1.0), np.minimum(p1 - p2 + half, 1.0))
+
+
+def spearman_interval(x: ArrayLike, y: ArrayLike, confidence: float = 0.95) -> Interval:
+    """Spearman's rank correlation with the interval of Bonett & Wright (2000).
+
+    On Fisher's z scale the standard error is ``sqrt((1 + rho^2 / 2) / (n - 3))``.
+
+    Parameters
+    ----------
+    x, y : array_like, shape (n,)
+        Finite, neither constant.
+    confidence : float
+
+    Returns
+    -------
+    Interval
+        The ends are NaN where n < 4.
+
+    Raises
+    ------
+    DataError
+        If the shapes differ or a side is constant, where the correlation is not defined.
+    """
+    z = float(ndtri((1 + check_confidence(confidence)) / 2))
+    first, second = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1 or len(first) < 2 or not np.ptp(first) * np.ptp(second) > 0:
+        raise DataError("A rank correlation needs two lists of equal length, neither constant.")
+    from scipy.stats import rankdata  # slow to import, and only needed here
+
+    rho = np.float64(np.corrcoef(rankdata(first), rankdata(second))[0, 1])
+    if len(first) < 4:
+        return Interval(np.asarray(rho), np.asarray(np.nan), np.asarray(np.nan))
+    half = z * np.sqrt((1 + rho**2 / 2) / (len(first) - 3))
+    centre = np.arctanh(np.clip(rho, -1 + 1e-15, 1 - 1e-15))
+    return Interval(np.asarray(rho), np.asarray(np.tanh(centre - half)), np.asarray(np.tanh(centre + half)))
 
 
 def bootstrap_interval(

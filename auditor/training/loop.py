@@ -47,8 +47,8 @@ class TrainingPlan:
     """
 
     alpha: float = 0.0
-    epochs: int = 5
-    learning_rate: float = 0.01
+    epochs: int = 10
+    learning_rate: float = 0.02
     optimizer: str = "sgd"
     weight_decay: float = 1e-4
     batch_size: int = 64
@@ -158,7 +158,7 @@ def train(
     total = plan.epochs * len(batches)
     devices = [images.device] if images.device.type == "cuda" else []
     with (
-        reporter.task(description, total, "batch") as task,
+        reporter.task(description, total, "batches") as task,
         torch.random.fork_rng(devices=devices),
     ):
         task.advance(len(history) * len(batches))

@@ -4,7 +4,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from auditor.errors import OptionError
+from auditor.errors import DataError, OptionError
 from auditor.stats import (
     bh_qvalues,
     bootstrap_interval,
@@ -13,6 +13,7 @@ from auditor.stats import (
     paired_proportion_interval,
     wilson,
 )
+from auditor.stats.intervals import spearman_interval
 
 LEVELS = [0.5, 0.9, 0.95, 0.99]
 
@@ -180,3 +181,29 @@ def test_unknown_methods_are_refused():
         bootstrap_interval(np.zeros((2, 1)), [0.0], method="bca")
     with pytest.raises(OptionError, match="alternative"):
         empirical_p(0.0, np.zeros(2), alternative="more")
+
+
+def test_spearman_equals_scipy_and_the_formula() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=40)
+    y = np.round(x + rng.normal(size=40), 1)  # ties
+    rho, low, high = spearman_interval(x, y)
+    assert rho == pytest.approx(scipy.stats.spearmanr(x, y).statistic)
+    half = 1.959964 * np.sqrt((1 + rho**2 / 2) / 37)
+    assert (np.arctanh(low), np.arctanh(high)) == pytest.approx((np.arctanh(rho) - half, np.arctanh(rho) + half))
+
+
+def test_spearman_interval_covers() -> None:
+    rng = np.random.default_rng(1)
+    r, n, hits = 0.6, 50, 0
+    truth = 6 / np.pi * np.arcsin(r / 2)  # of a bivariate normal
+    for _ in range(1000):
+        x = rng.normal(size=n)
+        _, low, high = spearman_interval(x, r * x + np.sqrt(1 - r**2) * rng.normal(size=n))
+        hits += low <= truth <= high
+    assert 0.93 <= hits / 1000 <= 0.97
+
+
+def test_spearman_of_a_constant_is_refused() -> None:
+    with pytest.raises(DataError, match="neither constant"):
+        spearman_interval([1.0, 1.0, 1.0], [1.0, 2.0, 3.0])
