@@ -44,7 +44,7 @@ def group_logits(
         Shape (len(groups), B, outputs), float32, on the CPU.
     """
     found = []
-    with torch.inference_mode():
+    with torch.no_grad():
         for group in groups:
             with silence(model, sites, {name: [int(u) for u in units] for name, units in group.items()}):
                 found.append(model(images).float().cpu())

@@ -33,6 +33,7 @@ from auditor.causal import MatchedSets, matched_sets, set_test
 from auditor.data import LabelledData
 from auditor.errors import ModelError
 from auditor.manifest import Manifest, provenance
+from auditor.models.trace import evaluating
 from auditor.progress import QUIET, Reporter, Task
 from auditor.store.blocks import BlockCache
 from auditor.units import Site
@@ -142,8 +143,8 @@ def ablate(
             return Ablation(folder, run)
         data = run.data() if limit is None else run.data().limited(limit)
         reporter.say(
-            f"Ablation: {len(chosen)} units chosen on the select split ({len(data.splits['select'])} images), "
-            f"scored on the score split ({len(data.splits['score'])} images)."
+            f"Ablation of {run.name}: {len(chosen)} units chosen on the select split "
+            f"({len(data.splits['select'])} images), scored on the score split ({len(data.splits['score'])} images)."
         )
         plan = _plan(units, chosen, settings)
         logits = _measure(run, data, plan, BlockCache(folder / "blocks"), execution, reporter)
@@ -176,6 +177,7 @@ def _measure(
 ) -> dict[str, NDArray[np.float32]]:
     """Logits of everything in the plan; each batch of images is one resumable block."""
     prepared = run.model(execution)
+    execution = execution.on(prepared.module)
     size = execution.batch_size
     score = data.splits["score"]
     rows = {f"batch-{i:06d}": score[start : start + size] for i, start in enumerate(range(0, len(score), size))}
@@ -183,7 +185,7 @@ def _measure(
     n_ablations = len(plan.chosen) + len(groups)
     done = {key: block for key in rows if (block := blocks.get(key)) is not None}
     missing = [key for key in rows if key not in done]
-    with reporter.task("Ablating", n_ablations * len(score), "ablated images") as task:
+    with evaluating(prepared.module), reporter.task("Ablating", n_ablations * len(score), "ablated images") as task:
         task.advance(n_ablations * sum(len(rows[key]) for key in done))
         if missing:
             # Only the last block is short, so what is missing falls into the same batches again.

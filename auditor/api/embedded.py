@@ -11,13 +11,12 @@ from pathlib import Path
 
 import torch
 from platformdirs import user_cache_path
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from auditor.api.forward import Execution, Transform, accuracy, load_split
 from auditor.data import LabelledData
 from auditor.errors import CheckpointError
-from auditor.models import ModelSpec, load_checkpoint, save_weights
+from auditor.models import ModelSpec, load_checkpoint, read_metadata, save_weights
 from auditor.models.preprocessing import Preprocessing
 from auditor.progress import Reporter
 from auditor.training import TrainingPlan, train
@@ -78,7 +77,8 @@ def train_or_load(
         except CheckpointError:
             reporter.say(f"The cached weights {path} are damaged; training them again.")
         else:
-            reporter.say(f"Weights: trained on {data.name}, cached at {path} ({_recorded_accuracy(path)}).")
+            recorded = read_metadata(path).get("accuracy", "accuracy not recorded")
+            reporter.say(f"Weights: trained on {data.name}, cached at {path} ({recorded}).")
             return path
     transform = preprocessing.build()
     reporter.say(
@@ -138,11 +138,3 @@ class _Shift:
 
 def _shift(size: int) -> _Shift:
     return _Shift(max(1, MAX_SHIFT * size // 32))
-
-
-def _recorded_accuracy(path: Path) -> str:
-    try:
-        with safe_open(path, framework="pt") as file:
-            return str((file.metadata() or {}).get("accuracy", "accuracy not recorded"))
-    except (OSError, SafetensorError):
-        return "accuracy not recorded"

@@ -200,6 +200,7 @@ def _train(
 ) -> Prepared:
     """Train, or take up what an earlier call left."""
     start = run.model(execution)
+    execution = execution.on(start.module)
     module = copy.deepcopy(start.module)
     training, weights = folder / TRAINING, folder / WEIGHTS
     with locked(training):

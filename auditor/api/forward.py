@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,6 +71,26 @@ class Execution:
             ) from None
         return device
 
+    def on(self, module: nn.Module) -> Execution:
+        """Resolve ``auto`` to where `module` is.
+
+        Raises
+        ------
+        OptionError
+            If another device was asked for.
+        """
+        parameter = next(module.parameters(), None)
+        if parameter is None:
+            return self
+        if self.device != "auto" and self.torch_device().type != parameter.device.type:
+            raise OptionError(
+                "The model is on another device.",
+                wanted=self.device,
+                got=str(parameter.device),
+                fix=f"Move the model there first, or use device={str(parameter.device)!r}.",
+            )
+        return replace(self, device=str(parameter.device))
+
     def describe(self) -> dict[str, object]:
         """For a manifest's provenance."""
         return {"device": str(self.torch_device()), "batch_size": self.batch_size, "threads": torch.get_num_threads()}
@@ -119,6 +139,6 @@ def load_split(data: LabelledData, split: str, transform: Transform, execution: 
 
 def accuracy(model: nn.Module, images: Tensor, labels: Tensor, batch_size: int) -> tuple[float, float, float]:
     """Accuracy on images in memory, with its Wilson interval."""
-    with torch.inference_mode():
+    with torch.no_grad():
         found = torch.cat([model(part).argmax(1) for part in images.split(batch_size)])
     return accuracy_with_interval((found == labels).cpu().numpy())

@@ -35,6 +35,7 @@ def list_sites(
         load_data(data),
         weights=weights if weights is not None or checkpoint is not None else "none",
         checkpoint=checkpoint,
+        layers=layers,
         seed=seed,
         execution=Execution(),
         reporter=reporter,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from auditor.api.forward import Execution
 from auditor.data import LabelledData
 from auditor.errors import ModelError, OptionError, RunError, unknown_name
 from auditor.models import LoadedModel, find_model, load_model, state_hash
+from auditor.models.layers import select_layers
 from auditor.models.preprocessing import Preprocessing
 from auditor.progress import Reporter
 
@@ -80,11 +82,12 @@ def prepare(
     weights: str | None,
     checkpoint: str | Path | None,
     preprocessing: Preprocessing | None = None,
+    layers: str | Sequence[str],
     seed: int,
     execution: Execution,
     reporter: Reporter,
 ) -> Prepared:
-    """Build, load and check a model for `data`.
+    """Build, load and check a model for `data`; `layers` are looked up before anything is trained.
 
     Raises
     ------
@@ -113,6 +116,7 @@ def prepare(
     if preprocessing is None and data.name == "digits" and kind != "pretrained":
         small = chosen.with_size(SMALL)
         chosen = small if _runs(module, small) else chosen
+    select_layers(module, layers)
     weights_file = Path(checkpoint).resolve() if checkpoint is not None else None
     if kind == "digits":
         weights_file = train_or_load(module, spec, chosen, data, seed=seed, execution=execution, reporter=reporter)
@@ -202,7 +206,7 @@ def _runs(module: nn.Module, preprocessing: Preprocessing) -> bool:
     """Whether the model takes images of this size (a ViT of fixed size does not, a small map may vanish)."""
     device = next(module.parameters()).device
     try:
-        with torch.inference_mode():
+        with torch.no_grad():
             module(torch.zeros(2, *preprocessing.input_size, device=device))
     except (RuntimeError, AssertionError, ValueError):
         return False

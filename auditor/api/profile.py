@@ -120,6 +120,7 @@ def profile(
         weights=weights,
         checkpoint=checkpoint,
         preprocessing=preprocessing,
+        layers=layers,
         seed=seed,
         execution=execution,
         reporter=reporter,
@@ -161,10 +162,12 @@ def profile_prepared(
     left in the folder.
     """
     began = time.monotonic()
+    execution = execution.on(prepared.module)
     for split in PROFILED:
         if len(data.splits[split]) == 0:
             raise DataError(f"The {split} split is empty.", fix="Choose other --fractions.")
     transform = prepared.preprocessing.build()
+    reporter.say(f"Images: {data.name} ({data.origin}); {prepared.preprocessing.describe()}.")
     example = next(iter(batches(data, data.splits["select"][:2], transform, execution))).images
     sites = probe_sites(prepared.module, example, layers=layers)
     width = n_outputs(prepared.module, example)

@@ -13,6 +13,7 @@ from torch import nn
 from auditor.api.forward import Execution, Transform, batches
 from auditor.data import SPLITS, LabelledData
 from auditor.hooks import capture
+from auditor.models.trace import evaluating
 from auditor.progress import Reporter
 from auditor.stats.moments import ClassMoments
 from auditor.store.reader import StoreReader
@@ -60,43 +61,39 @@ def stream(
     order = np.concatenate([data.splits[split] for split in PROFILED])
     codes = np.concatenate([np.full(len(data.splits[s]), SPLITS.index(s), dtype=np.int8) for s in PROFILED])
     moments = {s: {site.name: ClassMoments(len(data.classes), site.n_units) for site in sites} for s in PROFILED}
-    training = {name: part.training for name, part in module.named_modules()}
-    module.eval()
-    try:
-        with (
-            torch.inference_mode(),
-            StoreWriter(
-                path,
-                sites={site.name: site.n_units for site in sites},
-                n_rows=len(order),
-                n_outputs=width,
-                attrs={"digest": digest},
-                id_bytes=max(len(data.ids[i].encode()) for i in order),
-            ) as store,
-            reporter.task("Profiling", len(order), "images") as task,
-            capture(module, sites) as captured,
-        ):
-            resumed = done = store.committed
-            if not store.complete:
-                task.advance(done)
-                for batch in batches(data, order[done:], transform, execution):
-                    logits = module(batch.images).float().cpu().numpy()
-                    responses = {name: r.cpu().numpy() for name, r in captured.take().items()}
-                    rows = slice(done, done + len(batch.index))
-                    done = rows.stop
-                    store.append(
-                        ids=[data.ids[i] for i in batch.index],
-                        labels=data.labels[batch.index],
-                        splits=codes[rows],
-                        logits=logits,
-                        responses=responses,
-                    )
-                    _update(moments, responses, data.labels[batch.index], codes[rows])
-                    task.advance(len(batch.index))
-                store.finish()
-    finally:
-        for name, part in module.named_modules():
-            part.training = training[name]
+    with (
+        # Not inference mode: what a module caches in it could not be trained with later.
+        evaluating(module),
+        torch.no_grad(),
+        StoreWriter(
+            path,
+            sites={site.name: site.n_units for site in sites},
+            n_rows=len(order),
+            n_outputs=width,
+            attrs={"digest": digest},
+            id_bytes=max(len(data.ids[i].encode()) for i in order),
+        ) as store,
+        reporter.task("Profiling", len(order), "images") as task,
+        capture(module, sites) as captured,
+    ):
+        resumed = done = store.committed
+        if not store.complete:
+            task.advance(done)
+            for batch in batches(data, order[done:], transform, execution):
+                logits = module(batch.images).float().cpu().numpy()
+                responses = {name: r.cpu().numpy() for name, r in captured.take().items()}
+                rows = slice(done, done + len(batch.index))
+                done = rows.stop
+                store.append(
+                    ids=[data.ids[i] for i in batch.index],
+                    labels=data.labels[batch.index],
+                    splits=codes[rows],
+                    logits=logits,
+                    responses=responses,
+                )
+                _update(moments, responses, data.labels[batch.index], codes[rows])
+                task.advance(len(batch.index))
+            store.finish()
     if resumed:
         _read_back(path, moments, sites, resumed)
     return moments

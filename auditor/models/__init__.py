@@ -1,6 +1,6 @@
 """Models: found by name, built, given weights, and probed for what can be measured."""
 
-from auditor.models.checkpoint import load_checkpoint, save_weights, state_hash
+from auditor.models.checkpoint import load_checkpoint, read_metadata, save_weights, state_hash
 from auditor.models.layers import PRESETS
 from auditor.models.load import LoadedModel, load_model
 from auditor.models.preprocessing import Preprocessing, timm_preprocessing, torchvision_preprocessing
@@ -20,6 +20,7 @@ __all__ = [
     "load_model",
     "n_outputs",
     "probe_sites",
+    "read_metadata",
     "save_weights",
     "state_hash",
     "timm_preprocessing",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import pickle
 import tempfile
@@ -24,6 +25,8 @@ PREFIXES = ("module.", "_orig_mod.")
 """What data-parallel wrappers and ``torch.compile`` put before every name."""
 
 _SHOWN = 5
+# One entry: safetensors writes several in an order that changes from call to call.
+_METADATA = "auditor"
 
 
 def load_checkpoint(module: nn.Module, path: str | os.PathLike[str]) -> str:
@@ -98,7 +101,7 @@ def save_weights(module: nn.Module, path: str | os.PathLike[str], metadata: Mapp
     path : path
         Replaced if it exists.
     metadata : mapping of str to str
-        Kept in the file's header.
+        Kept in the file's header, see :func:`read_metadata`. The same weights and metadata make the same bytes.
 
     Raises
     ------
@@ -116,7 +119,9 @@ def save_weights(module: nn.Module, path: str | os.PathLike[str], metadata: Mapp
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
-        safetensors.torch.save_file(tensors, temporary, metadata=dict(metadata))
+        safetensors.torch.save_file(
+            tensors, temporary, metadata={_METADATA: json.dumps(dict(metadata), sort_keys=True)}
+        )
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.chmod(0o644)
@@ -127,6 +132,16 @@ def save_weights(module: nn.Module, path: str | os.PathLike[str], metadata: Mapp
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
+
+
+def read_metadata(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Return what :func:`save_weights` kept in the file's header; empty if the file is damaged or another's."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            kept = json.loads((file.metadata() or {}).get(_METADATA, "{}"))
+    except (OSError, ValueError, safetensors.SafetensorError):
+        return {}
+    return {str(key): str(value) for key, value in kept.items()} if isinstance(kept, dict) else {}
 
 
 def _read(path: Path) -> object:

@@ -159,6 +159,21 @@ def test_bad_input_is_refused_before_work(
     assert not (base.path / "ablations").exists()
 
 
+def test_a_module_in_training_mode_is_measured_in_evaluation_mode(
+    tiny_resnet: torch.nn.Module, tiny_folder: Path, tmp_path: Path
+) -> None:
+    small = auditor.Preprocessing(input_size=(3, 16, 16), resize=(16,))
+    found = []
+    for mode in (True, False):
+        run = auditor.profile(
+            tiny_resnet.train(mode), data=str(tiny_folder), preprocessing=small, runs=tmp_path / f"runs-{mode}",
+            shuffles=199, bootstraps=100,
+        )  # fmt: skip
+        found.append(run.ablate(1, q=1.0, **QUICK).effects)
+        assert all(part.training is mode for part in tiny_resnet.modules())
+    pd.testing.assert_frame_equal(*found)
+
+
 def test_outputs_that_are_not_the_classes_are_refused(
     tiny_cnn: torch.nn.Module, tiny_folder: Path, tmp_path: Path
 ) -> None:

@@ -19,6 +19,7 @@ from sklearn.datasets import load_digits
 from torch import nn
 
 import auditor
+from auditor.api.forward import Execution
 from auditor.errors import DataError, ModelError, OptionError, RunError, UnknownNameError
 from auditor.models.preprocessing import Preprocessing
 
@@ -217,6 +218,7 @@ def test_a_hand_edited_manifest_is_noticed(factories: str, tmp_path: Path) -> No
         ({"data": "digitz"}, DataError, "digits"),
         ({"data": "no/such/folder"}, DataError, "no folder"),
         ({"layers": "layer9.*"}, UnknownNameError, "layer9"),
+        ({"layers": "layer9.*", "weights": "digits", "seed": 77}, UnknownNameError, "layer9"),
         ({"metrics": ["indx"]}, UnknownNameError, "index"),
         ({"weights": "best"}, UnknownNameError, "pretrained"),
         ({"weights": "none", "checkpoint": "x.pt"}, OptionError, "exclude"),
@@ -242,6 +244,14 @@ def test_bad_input_is_refused_before_work(
         auditor.profile(**arguments)
     assert message in str(caught.value)
     assert not list(tmp_path.iterdir())
+    assert not list(Path(os.environ["AUDITOR_CACHE"]).rglob("*seed77*"))
+
+
+def test_a_module_is_used_where_it_is() -> None:
+    module = nn.Linear(2, 2)
+    assert Execution().on(module).device == "cpu"
+    with pytest.raises(OptionError, match="another device"):
+        Execution(device="cpu").on(nn.Linear(2, 2, device="meta"))
 
 
 SCRIPT = """

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from auditor.errors import CheckpointError
-from auditor.models import load_checkpoint, save_weights, state_hash
+from auditor.models import load_checkpoint, read_metadata, save_weights, state_hash
 
 
 def small(seed: int = 0, outputs: int = 2) -> nn.Module:
@@ -39,12 +39,25 @@ def test_wrappers_and_prefixes_are_removed(tmp_path: Path, key: str | None, pref
 
 def test_safetensors_whatever_the_name(tmp_path: Path) -> None:
     source, target = small(0), small(1)
-    save_weights(source, tmp_path / "weights.bin", {"note": "here"})
+    notes = {"note": "here", "alpha": "-1", "parent": "none"}
+    save_weights(source, tmp_path / "weights.bin", notes)
     load_checkpoint(target, tmp_path / "weights.bin")
     assert state_hash(target) == state_hash(source)
-    with safetensors.safe_open(tmp_path / "weights.bin", "pt") as file:
-        assert file.metadata() == {"note": "here"}
+    assert read_metadata(tmp_path / "weights.bin") == notes
     assert [path.name for path in tmp_path.iterdir()] == ["weights.bin"]
+
+
+def test_the_same_weights_make_the_same_bytes(tmp_path: Path) -> None:
+    for number in range(8):
+        save_weights(small(0), tmp_path / str(number), {"b": "1", "a": "2", "c": "3", "d": "4"})
+    assert len({path.read_bytes() for path in tmp_path.iterdir()}) == 1
+
+
+def test_metadata_of_foreign_files_is_empty(tmp_path: Path) -> None:
+    safetensors.torch.save_file({"x": torch.zeros(1)}, tmp_path / "foreign", {"format": "pt"})
+    (tmp_path / "damaged").write_bytes(b"no")
+    assert read_metadata(tmp_path / "foreign") == {}
+    assert read_metadata(tmp_path / "damaged") == {}
 
 
 def test_shared_tensors_survive(tmp_path: Path) -> None:
