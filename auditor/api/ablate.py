@@ -144,7 +144,7 @@ def ablate(
         data = run.data() if limit is None else run.data().limited(limit)
         reporter.say(
             f"Ablation of {run.name}: {len(chosen)} units chosen on the select split "
-            f"({len(data.splits['select'])} images), scored on the score split ({len(data.splits['score'])} images)."
+            f"({units['n_images'].iloc[0]} images), scored on the score split ({len(data.splits['score'])} images)."
         )
         plan = _plan(units, chosen, settings)
         logits = _measure(run, data, plan, BlockCache(folder / "blocks"), execution, reporter)
