@@ -47,6 +47,7 @@ _STYLE: dict[str, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "auditor",
     "text.color": INK,
+    "text.parse_math": False,  # names of classes and layers may hold dollar signs
     "xtick.color": INK,
     "xtick.labelsize": 8.5,
     "ytick.color": INK,

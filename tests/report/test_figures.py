@@ -205,3 +205,10 @@ def test_matplotlib_is_loaded_by_drawing_only():
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
     code = "import sys, auditor.report.curve; sys.exit('matplotlib.pyplot' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_names_are_text_not_formulas(tmp_path):
+    hostile = tuning(2, 3).replace({"class_name": {name: f"$\\frac{{{name}" for name in tuning(2, 3)["class_name"]}})
+    assert hostile["class_name"].str.startswith("$").all()
+    for path in save(class_tuning(hostile, n_images=450), tmp_path / "hostile"):
+        assert path.stat().st_size > 1000
