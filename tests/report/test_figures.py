@@ -208,7 +208,7 @@ def test_matplotlib_is_loaded_by_drawing_only():
 
 
 def test_names_are_text_not_formulas(tmp_path):
-    hostile = tuning(2, 3).replace({"class_name": {name: f"$\\frac{{{name}" for name in tuning(2, 3)["class_name"]}})
+    hostile = tuning(2, 3).replace({"class_name": {name: f"$\\frac{{{name}$" for name in tuning(2, 3)["class_name"]}})
     assert hostile["class_name"].str.startswith("$").all()
     for path in save(class_tuning(hostile, n_images=450), tmp_path / "hostile"):
         assert path.stat().st_size > 1000
