@@ -16,7 +16,7 @@ import pluggy
 
 if TYPE_CHECKING:
     from auditor.data.base import DataSource
-    from auditor.selectivity.base import Metric
+    from auditor.selectivity.base import AnyMetric
 
 PROJECT = "auditor"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -24,8 +24,12 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 @hookspec
-def auditor_metrics() -> Sequence[Metric]:  # type: ignore[empty-body]
-    """Selectivity metrics, each an instance of :class:`auditor.selectivity.base.Metric`."""
+def auditor_metrics() -> Sequence[AnyMetric]:  # type: ignore[empty-body]
+    """Selectivity metrics.
+
+    Each is an instance of :class:`auditor.selectivity.base.Metric` (class moments in) or, where moments do not say
+    enough, of :class:`auditor.selectivity.base.ResponseMetric` (every response in).
+    """
 
 
 @hookspec

@@ -15,7 +15,7 @@ from auditor.errors import PluginError, unknown_name
 
 if TYPE_CHECKING:
     from auditor.data.base import DataSource
-    from auditor.selectivity.base import Metric
+    from auditor.selectivity.base import AnyMetric
 
 # Named, not imported: the registry sits below the rooms that provide the built-ins.
 BUILTIN_PLUGINS = ("auditor.selectivity.builtin", "auditor.data.builtin")
@@ -49,13 +49,23 @@ class Registry:
             plugin = entry.load()
             self.manager.register(plugin, name=entry.name)
             self.manager.check_pending()
-        except Exception as error:  # a plugin is foreign code: whatever it raises must not end the tool
+            self._try_hooks(plugin)
+        except (Exception, SystemExit) as error:  # foreign code: whatever it raises must not end the tool
             if self.manager.has_plugin(entry.name):
                 self.manager.unregister(name=entry.name)
             self.broken[entry.name] = PluginError(
                 f"The plugin {entry.name!r} ({entry.value}) failed to load: {type(error).__name__}: {error}",
                 fix="Update or uninstall the package that provides it.",
             )
+
+    def _try_hooks(self, plugin: object) -> None:
+        """Call what a plugin provides once, so that it fails here and not in the middle of a command."""
+        for hook in self.manager.get_hookcallers(plugin) or ():
+            for implementation in hook.get_hookimpls():
+                if implementation.plugin is plugin:
+                    provided: Any = implementation.function()
+                    for item in provided:
+                        _ = item.name
 
     def plugins(self) -> dict[str, str]:
         """Name of every loaded plugin and the module that implements it."""
@@ -65,7 +75,7 @@ class Registry:
             if plugin is not None
         }
 
-    def metrics(self) -> dict[str, Metric]:
+    def metrics(self) -> dict[str, AnyMetric]:
         """Every selectivity metric by name."""
         return self._collect("metric", self.manager.hook.auditor_metrics)
 
@@ -73,7 +83,7 @@ class Registry:
         """Every data source by name, built-ins last so that a plugin can claim first."""
         return self._collect("data source", self.manager.hook.auditor_data_sources)
 
-    def metric(self, name: str) -> Metric:
+    def metric(self, name: str) -> AnyMetric:
         """Look up one metric.
 
         Raises
@@ -93,6 +103,7 @@ class Registry:
                 if item.name in found:
                     raise PluginError(
                         f"Two plugins provide a {kind} named {item.name!r}.",
+                        got=" and ".join(type(each).__module__ for each in (found[item.name], item)),
                         fix="Uninstall one of them.",
                     )
                 found[item.name] = item

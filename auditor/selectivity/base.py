@@ -1,4 +1,4 @@
-"""What a selectivity metric is: class moments in, one number and one preferred class per unit out."""
+"""What a selectivity metric of class moments is: moments in, one number and one preferred class per unit out."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 
 
-class Metric(ABC):
-    """A selectivity metric. A plugin subclasses this and sets the class attributes.
+class AnyMetric(ABC):
+    """What both kinds of metric say about themselves. A plugin subclasses :class:`Metric` or `ResponseMetric`.
 
     Attributes
     ----------
@@ -29,8 +29,8 @@ class Metric(ABC):
         Smallest and largest value the metric can take.
     chance : float
         Value of a unit without class signal, given enough images.
-    needs_variance : bool
-        True if :meth:`score` reads `variance`. Where False it may be an empty array, which saves time in nulls.
+    has_null : bool
+        False for a metric that does not depend on the labels; its null, excess and p are NaN.
     """
 
     name: ClassVar[str]
@@ -39,6 +39,21 @@ class Metric(ABC):
     signed: ClassVar[bool] = False
     bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
     chance: ClassVar[float] = 0.0
+    has_null: ClassVar[bool] = True
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+class Metric(AnyMetric):
+    """A metric of class moments: class means, variances and counts are all it sees. Null and intervals come for free.
+
+    Attributes
+    ----------
+    needs_variance : bool
+        True if :meth:`score` reads `variance`. Where False it may be an empty array, which saves time in nulls.
+    """
+
     needs_variance: ClassVar[bool] = False
 
     @abstractmethod
@@ -92,13 +107,16 @@ class Metric(ABC):
         """
         raise NotImplementedError(f"{self!r} has no value for a given class.")
 
+    def values_and_at(
+        self, mean: FloatArray, variance: FloatArray, count: NDArray[np.generic], preferred: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Both :meth:`values` and :meth:`values_at`; override it where they share work."""
+        return self.values(mean, variance, count), self.values_at(mean, variance, count, preferred)
+
     @property
     def has_fixed_class(self) -> bool:
         """Whether the metric overrides :meth:`values_at`."""
         return type(self).values_at is not Metric.values_at
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}()"
 
 
 def preferred_class(mean: FloatArray, count: NDArray[np.generic]) -> IntArray:

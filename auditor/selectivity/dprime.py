@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 from auditor.selectivity.base import FloatArray, IntArray, Metric, dead_units, pick_class, preferred_class
 
+# Entries of one array that are worked on together; half a megabyte of them.
+PART = 2**16
+
 
 class DPrime(Metric):
     """How far the responses to one class stand from those to all other images, in standard deviations.
@@ -38,30 +41,71 @@ class DPrime(Metric):
         preferred = np.where(np.isfinite(best), each.argmax(axis=-2), preferred_class(mean, count))
         return np.where(undefined, np.nan, best), preferred.astype(np.int64)
 
+    def values(self, mean: FloatArray, variance: FloatArray, count: NDArray[np.generic]) -> FloatArray:
+        """Values only, of a few draws at a time: what is worked on stays in the processor's cache."""
+        return self._in_parts(mean, variance, count, None)[0]
+
     def values_at(
         self, mean: FloatArray, variance: FloatArray, count: NDArray[np.generic], preferred: IntArray
     ) -> FloatArray:
         """Sensitivity to the given class; negative where the other images respond more."""
-        chosen = pick_class(self._each_class(mean, variance, count), count, preferred)
-        return np.where(np.isfinite(chosen), chosen, np.nan)
+        return self.values_and_at(mean, variance, count, preferred)[1]
+
+    def values_and_at(
+        self, mean: FloatArray, variance: FloatArray, count: NDArray[np.generic], preferred: IntArray
+    ) -> tuple[FloatArray, FloatArray]:
+        """Both at once, at the cost of one."""
+        return self._in_parts(mean, variance, count, preferred)
+
+    def _in_parts(
+        self, mean: FloatArray, variance: FloatArray, count: NDArray[np.generic], preferred: IntArray | None
+    ) -> tuple[FloatArray, FloatArray]:
+        shape = mean.shape[:-2]
+        means, variances = (each.reshape(-1, *each.shape[-2:]) for each in (mean, variance))
+        # Usually all draws have the same counts.
+        counts = None if np.ndim(count) == 1 else np.broadcast_to(count, mean.shape[:-1]).reshape(means.shape[:-1])
+        best, chosen = np.empty((2, len(means), mean.shape[-1]))
+        size = max(1, PART // max(1, means[:1].size))
+        for start in range(0, len(means), size):
+            part = slice(start, start + size)
+            number = np.asarray(count) if counts is None else counts[part]
+            each = self._each_class(means[part], variances[part], number)
+            top = each.max(axis=-2)
+            best[part] = np.where(np.isfinite(top) & ~dead_units(means[part], number), top, np.nan)
+            if preferred is not None:
+                picked = pick_class(each, number, preferred)
+                chosen[part] = np.where(np.isfinite(picked), picked, np.nan)
+        return best.reshape(*shape, -1), chosen.reshape(*shape, -1)
 
     @staticmethod
     def _each_class(mean: FloatArray, variance: FloatArray, count: NDArray[np.generic]) -> FloatArray:
         """Sensitivity to every class, shape (..., C, U); -inf where undefined."""
         n_in = np.asarray(count, dtype=np.float64)[..., None]
-        present = n_in > 0
         n_all = n_in.sum(axis=-2, keepdims=True)
         n_out = n_all - n_in
+        if not (n_in > 1).all():  # what absent and single images leave undefined must not spread to the others
+            mean, variance = np.where(n_in > 0, mean, 0.0), np.where(n_in > 1, variance, 0.0)
+        weights = np.swapaxes(n_in, -1, -2)
         with np.errstate(invalid="ignore", divide="ignore"):
-            grand = np.where(present, n_in * mean, 0.0).sum(axis=-2, keepdims=True) / n_all
+            grand = (weights / n_all) @ mean
             # Around the grand mean, so that taking a class out of the totals cancels little.
-            centred = np.where(present, mean - grand, 0.0)
-            mean_out = -n_in * centred / n_out
-            squares = n_in * centred**2 + np.where(n_in > 1, variance, 0.0) * (n_in - 1)
-            squares_out = squares.sum(axis=-2, keepdims=True) - squares - n_out * mean_out**2
-            spread = (variance + np.maximum(squares_out, 0.0) / (n_out - 1)) / 2
-            each = (centred - mean_out) / np.sqrt(spread)
-        # Rounding leaves a constant unit a spread of about eps times its mean.
-        tiny = (8 * np.finfo(np.float64).eps * np.abs(grand)) ** 2
-        usable = (n_in > 1) & (n_out > 1) & (spread > tiny)
-        return np.where(usable, each, -np.inf)
+            each = np.where(n_in > 0, mean - grand, 0.0)
+            squares = each * each
+            total = weights @ squares + np.maximum(weights - 1, 0.0) @ variance
+            # The sum of squares of the other classes around their own mean; in place, there are many of them.
+            squares *= n_in + n_in**2 / n_out
+            np.subtract(total, squares, out=squares)
+            inside = variance * np.maximum(n_in - 1, 0.0)
+            squares -= inside
+            np.maximum(squares, 0.0, out=squares)
+            squares /= 2 * (n_out - 1)
+            np.divide(variance, 2, out=inside)
+            squares += inside
+            # Rounding leaves a constant unit a spread of about eps times its mean.
+            tiny = (8 * np.finfo(np.float64).eps * np.abs(grand)) ** 2
+            usable = (n_in > 1) & (n_out > 1) & (squares > tiny)
+            np.sqrt(squares, out=squares)
+            each *= n_all / n_out
+            each /= squares
+        np.copyto(each, -np.inf, where=~usable)
+        return each

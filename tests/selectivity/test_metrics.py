@@ -4,12 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from auditor.selectivity import CCMAS, ClassSelectivityIndex, DPrime, Metric, heldout_index
+from auditor.selectivity import CCMAS, ClassSelectivityIndex, DPrime, LifetimeSparseness, Metric, heldout_index
 from auditor.selectivity.base import preferred_class
 from auditor.selectivity.builtin import auditor_metrics
 from auditor.selectivity.resample import class_members, observed_moments
 
-METRICS = auditor_metrics()
+METRICS = [metric for metric in auditor_metrics() if isinstance(metric, Metric)]
 
 
 @st.composite
@@ -153,6 +153,24 @@ def test_a_constant_unit_has_no_dprime():
     assert ClassSelectivityIndex().values(*part)[0] == pytest.approx(0, abs=1e-9)
 
 
+def test_sparseness_matches_the_definition_on_raw_data():
+    responses, labels = data(n=157)
+    responses[:, 2] *= np.random.default_rng(1).random(157) < 0.05
+    value, preferred = LifetimeSparseness().score(*moments(responses, labels))
+    r = responses
+    np.testing.assert_allclose(value, (1 - r.mean(0) ** 2 / (r**2).mean(0)) / (1 - 1 / 157), atol=1e-12)
+    np.testing.assert_array_equal(preferred, ClassSelectivityIndex().score(*moments(responses, labels))[1])
+    assert value[2] > 0.9
+
+
+@given(n=st.integers(4, 60), firing=st.floats(0, 1))
+def test_sparseness_has_the_closed_form(n, firing):
+    k = max(1, round(firing * n))
+    responses = (np.arange(n) < k).astype(float)[:, None] * 3.5
+    value = LifetimeSparseness().values(*moments(responses, np.arange(n) % 2, 2))
+    assert value[0] == pytest.approx((1 - k / n) / (1 - 1 / n), abs=1e-12)  # equal response to k of n images
+
+
 def test_preferred_class_takes_the_first_of_equals_and_minus_one_without_images():
     mean = np.array([[1.0, 3.0], [1.0, 5.0], [0.0, 7.0]])
     assert preferred_class(mean, np.array([1, 1, 0])).tolist() == [0, 1]
@@ -192,5 +210,27 @@ def test_heldout_index_of_noise_has_no_upward_bias():
 
 
 def test_builtin_metrics_come_through_the_hook():
-    assert [m.name for m in METRICS] == ["index", "ccmas", "dprime"]
+    names = [m.name for m in auditor_metrics()]
+    assert names[:3] == ["index", "ccmas", "dprime"]
+    assert len(set(names)) == len(names) == 11
     assert hasattr(auditor_metrics, "auditor_impl")
+
+
+@pytest.mark.parametrize("count", [[5, 7, 9], [5, 1, 9], [5, 0, 9], [[5, 7, 9], [3, 2, 0], [2, 1, 4], [6, 6, 6]]])
+def test_dprime_of_many_draws_is_that_of_each(count, monkeypatch):
+    rng = np.random.default_rng(0)
+    count = np.array(count)
+    mean, variance = rng.normal(size=(4, 3, 5)), rng.gamma(1, size=(4, 3, 5))
+    mean[..., 0] = variance[..., 0] = 0
+    variance = np.where(np.broadcast_to(count, (4, 3))[..., None] > 1, variance, np.nan)
+    preferred, metric = np.array([0, 1, 2, 0, -1]), DPrime()
+    monkeypatch.setattr("auditor.selectivity.dprime.PART", 40)
+    both = metric.values_and_at(mean, variance, count, preferred)
+    for draw in range(4):
+        counts = count if count.ndim == 1 else count[draw]
+        one = metric.score(mean[draw], variance[draw], counts)[0]
+        np.testing.assert_allclose(both[0][draw], one)
+        np.testing.assert_allclose(both[1][draw], metric.values_at(mean[draw], variance[draw], counts, preferred))
+    np.testing.assert_array_equal(metric.values(mean, variance, count), both[0])
+    assert np.isnan(both[0][:, 0]).all()
+    assert np.isnan(both[1][:, 4]).all()

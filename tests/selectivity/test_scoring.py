@@ -3,7 +3,7 @@ import pytest
 from scipy.stats import kstest
 
 from auditor.errors import DataError, OptionError
-from auditor.selectivity import CCMAS, ClassSelectivityIndex, DPrime, Metric, resample, score_units, scoring
+from auditor.selectivity import CCMAS, ClassSelectivityIndex, DPrime, Metric, moment_scores, resample, score_units
 from auditor.selectivity.resample import bootstrap_moments, class_members, observed_moments, shuffled_moments
 
 INDEX = ClassSelectivityIndex()
@@ -45,24 +45,36 @@ def test_shuffled_moments_match_a_loop_in_every_form(monkeypatch, dense_classes,
     monkeypatch.setattr(resample, "BLOCK_BYTES", block_bytes)
     responses, labels = noise(n=61)
     data = responses.astype(float) + offset
-    blocks = list(shuffled_moments(data, labels, 4, n=7, variance=True, seed=3))
+    blocks = list(shuffled_moments(data, labels, 4, n=7, variance=True, seed=3, single=False))
     assert len(blocks) == (7 if block_bytes == 1 else 1)
     mean, variance = (np.concatenate(part) for part in zip(*blocks, strict=True))
     plain = np.concatenate([m for m, _ in shuffled_moments(data, labels, 4, n=7, variance=False, seed=3)])
     rng = np.random.default_rng([3, 0])
+    quick = list(shuffled_moments(data, labels, 4, n=7, variance=True, seed=3))
+    quick_mean, quick_variance = (np.concatenate(part) for part in zip(*quick, strict=True))
     for i in range(7):
         members = class_members(rng.permuted(labels[None], axis=1)[0], 4)
         want_mean, want_variance = observed_moments(data, members)
         np.testing.assert_allclose(mean[i], want_mean, rtol=1e-12)
         np.testing.assert_allclose(variance[i], want_variance, rtol=1e-9)
         np.testing.assert_allclose(plain[i], want_mean, rtol=1e-6)
+        np.testing.assert_allclose(quick_mean[i], want_mean, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(quick_variance[i], want_variance, rtol=1e-5)
+
+
+def test_sums_of_zeros_never_fall_below_zero_in_single_precision():
+    rng = np.random.default_rng(0)
+    data = (rng.gamma(0.5, 1, (400, 300)) * (rng.random((400, 300)) < 0.01)).astype(np.float32).astype(float)
+    labels = np.repeat(np.arange(3), [10, 350, 40])
+    mean = np.concatenate([m for m, _ in shuffled_moments(data, labels, 3, n=60, variance=False, seed=0)])
+    assert mean.min() >= 0
 
 
 def test_bootstrap_moments_resample_within_classes():
     responses, labels = noise(n=80)
     data = responses.astype(float) + 5
     members = class_members(labels, 4)
-    (mean, variance), *rest = bootstrap_moments(data, members, n=4000, variance=True, seed=0)
+    (mean, variance), *rest = bootstrap_moments(data, members, n=4000, variance=True, seed=0, single=False)
     mean = np.concatenate([mean, *(m for m, _ in rest)])
     variance = np.concatenate([variance, *(v for _, v in rest)])
     want_mean, want_variance = observed_moments(data, members)
@@ -79,11 +91,21 @@ def test_float32_nulls_agree_with_float64():
     data = rng.gamma(1, 1, (3000, 20)) * (rng.random((3000, 20)) < rng.random(20))
     assert resample.precise_in_float32(data)
     single = np.concatenate([m for m, _ in shuffled_moments(data, labels, 10, n=20, variance=False, seed=0)])
-    double = np.concatenate([m for m, _ in shuffled_moments(data, labels, 10, n=20, variance=True, seed=0)])
+    double = np.concatenate(
+        [m for m, _ in shuffled_moments(data, labels, 10, n=20, variance=True, seed=0, single=False)]
+    )
     count = np.bincount(labels)
     np.testing.assert_allclose(
         INDEX.values(single, np.empty(0), count), INDEX.values(double, np.empty(0), count), atol=1e-6
     )
+    count = np.bincount(labels)
+    for shift in (0, -0.7, 50):
+        pair = [
+            np.concatenate([DPrime().values(*m, count) for m in shuffled_moments(
+                data + shift, labels, 10, n=20, variance=True, seed=0, single=single
+            )]) for single in (True, False)
+        ]  # fmt: skip
+        np.testing.assert_allclose(*pair, atol=1e-6)
     for unfit in (data - 1, data + 100, np.empty((3, 0))):
         assert not resample.precise_in_float32(unfit)
 
@@ -154,7 +176,7 @@ def test_without_draws_only_values_remain():
 def test_same_seed_same_scores_whatever_units_stand_beside(monkeypatch):
     responses, labels = noise()
     whole = score(responses, labels)
-    monkeypatch.setattr(scoring, "UNIT_BLOCK", 2)
+    monkeypatch.setattr(moment_scores, "UNIT_BLOCK", 2)
     parts = score(responses, labels)
     for name in ("value", "preferred", "low", "high", "null_mean", "p"):
         np.testing.assert_allclose(getattr(parts, name), getattr(whole, name), atol=1e-6, err_msg=name)

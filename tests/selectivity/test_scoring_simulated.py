@@ -4,7 +4,16 @@ import numpy as np
 import pytest
 from scipy.stats import kstest
 
-from auditor.selectivity import ClassSelectivityIndex, DPrime, score_units
+from auditor.selectivity import (
+    AUC,
+    AveragePrecision,
+    ClassSelectivityIndex,
+    DPrime,
+    Informedness,
+    LabelledResponses,
+    MutualInformation,
+    score_units,
+)
 
 N_CLASSES = 10
 
@@ -82,3 +91,17 @@ def test_layer_interval_covers_the_expected_layer_mean():
         ends.append((scores.layer_mean["low"], scores.layer_mean["high"]))
     expected = np.mean(estimates)
     assert np.mean([low <= expected <= high for low, high in ends]) >= 0.88
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("per_class, index", [(45, 0.5), (1000, 0.2)])
+@pytest.mark.parametrize(
+    "metric, least", [(AUC(), 0.91), (AveragePrecision(), 0.93), (Informedness(), 0.86), (MutualInformation(), 0.94)]
+)
+def test_analytic_intervals_cover_the_population_value(metric, least, per_class, index):
+    rng = np.random.default_rng([per_class, 11])
+    many, labels = simulate(rng, per_class=20_000, index=index, n_units=3, firing=0.9)
+    truth = metric.measure(LabelledResponses(many, labels, N_CLASSES)).value.mean()
+    responses, labels = simulate(rng, per_class=per_class, index=index, n_units=300, firing=0.9)
+    scores = score_units(responses, labels, n_classes=N_CLASSES, metric=metric, n_shuffles=199, n_boot=0, seed=1)
+    assert np.mean((scores.low <= truth) & (truth <= scores.high)) >= least
