@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -20,10 +21,35 @@ if TYPE_CHECKING:
 SPLITS = ("train", "select", "score")
 """Trained on; units chosen on; claims scored on. No image is in two of them."""
 
+# Control characters, line separators and lone surrogates: they break terminals, tables and UTF-8.
+_UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class UnreadableImageError(DataError):
+    """One image cannot be decoded. A profile skips it, counts it and names it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """An image that is left out because it cannot be read.
+
+    Parameters
+    ----------
+    id : str
+    split : str
+        Where it would belong.
+    reason : str
+        One line.
+    """
+
+    id: str
+    split: str
+    reason: str
+
 
 @dataclass(frozen=True, eq=False)
 class LabelledData:
-    """Images with one label each, divided into three splits. The images are read on demand.
+    r"""Images with one label each, divided into three splits. The images are read on demand.
 
     Parameters
     ----------
@@ -32,7 +58,8 @@ class LabelledData:
     origin : str
         Where the data come from, for the report (a path, a package).
     classes : tuple of str
-        Class names; a label is an index into them.
+        Class names; a label is an index into them. Control characters and broken text, here and in `ids`, are
+        replaced by escapes such as ``\n``; everything else is kept.
     labels : ndarray of int64, shape (N,)
         Label of every image.
     ids : tuple of str
@@ -40,7 +67,10 @@ class LabelledData:
     splits : mapping of str to ndarray of int64
         Sorted indices of the images in each of :data:`SPLITS`.
     read : callable
-        Takes an index and returns the image. Must be picklable to be read by several workers.
+        Takes an index and returns the image. Must be picklable to be read by several workers. Raises
+        :class:`UnreadableImageError` for a broken image, so that a profile can pass over it.
+    skipped : tuple of Skipped
+        Images that belong to a split and are left out of it; see :meth:`without`.
 
     Raises
     ------
@@ -55,13 +85,14 @@ class LabelledData:
     ids: tuple[str, ...]
     splits: Mapping[str, NDArray[np.int64]]
     read: Callable[[int], Image]
+    skipped: tuple[Skipped, ...] = ()
 
     def __post_init__(self) -> None:
         labels = np.array(self.labels, dtype=np.int64)
         labels.setflags(write=False)
         object.__setattr__(self, "labels", labels)
-        object.__setattr__(self, "classes", tuple(self.classes))
-        object.__setattr__(self, "ids", tuple(self.ids))
+        object.__setattr__(self, "classes", tuple(map(printable, self.classes)))
+        object.__setattr__(self, "ids", tuple(map(printable, self.ids)))
         self._check_images()
         unknown = sorted(set(self.splits) ^ set(SPLITS))
         if unknown:
@@ -92,11 +123,12 @@ class LabelledData:
         return _digest(text for field in fields for text in (str(len(field)), *field))
 
     def split_fingerprint(self) -> str:
-        """SHA-256 over which image is in which split."""
+        """SHA-256 over which image is in which split, whether or not it can be read."""
+        announced = self._announced()
         return _digest(
             text
             for split in SPLITS
-            for text in (split, str(len(self.splits[split])), *(self.ids[row] for row in self.splits[split]))
+            for text in (split, str(len(announced[split])), *(self.ids[row] for row in announced[split]))
         )
 
     def summary(self) -> dict[str, object]:
@@ -105,7 +137,7 @@ class LabelledData:
             "name": self.name,
             "origin": self.origin,
             "n_classes": len(self.classes),
-            "n_per_split": {split: len(rows) for split, rows in self.splits.items()},
+            "n_per_split": {split: len(rows) for split, rows in self._announced().items()},
             "fingerprint": self.fingerprint(),
             "split_fingerprint": self.split_fingerprint(),
         }
@@ -123,7 +155,37 @@ class LabelledData:
         """
         if n < 1:
             raise OptionError("The limit on images must be at least 1.", wanted="an integer >= 1", got=str(n))
-        return replace(self, splits={split: self._limited_rows(rows, n) for split, rows in self.splits.items()})
+        limited = {split: self._limited_rows(rows, n) for split, rows in self.splits.items()}
+        return replace(self, splits=limited, skipped=())
+
+    def without(self, skipped: Sequence[Skipped]) -> LabelledData:
+        """Leave out images that cannot be read. Fingerprints and summary stay those of the whole.
+
+        Raises
+        ------
+        DataError
+            If an image is not in the split that it is said to be in.
+        """
+        new = [one for one in skipped if one not in self.skipped]
+        if not new:
+            return self
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        gone: dict[str, set[int]] = {split: set() for split in SPLITS}
+        for one in new:
+            row = row_of.get(one.id, -1)
+            if one.split not in SPLITS or row not in self.splits[one.split]:
+                raise DataError(f"The image {one.id!r} is not in the {one.split} split of {self.name!r}.")
+            gone[one.split].add(row)
+        splits = {split: rows[~np.isin(rows, list(gone[split]))] for split, rows in self.splits.items()}
+        return replace(self, splits=splits, skipped=(*self.skipped, *new))
+
+    def _announced(self) -> dict[str, NDArray[np.int64]]:
+        """Rows of every split with those that are left out."""
+        if not self.skipped:
+            return dict(self.splits)
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        gone = {split: [row_of[one.id] for one in self.skipped if one.split == split] for split in SPLITS}
+        return {split: np.union1d(rows, np.array(gone[split], np.int64)) for split, rows in self.splits.items()}
 
     def _limited_rows(self, rows: NDArray[np.int64], n: int) -> NDArray[np.int64]:
         if len(rows) <= n:
@@ -182,7 +244,9 @@ class DataSource(ABC):
         """Tell whether this source loads what the user wrote after ``--data``. Cheap, and never raises."""
 
     @abstractmethod
-    def load(self, text: str, *, seed: int, fractions: tuple[float, float, float]) -> LabelledData:
+    def load(
+        self, text: str, *, seed: int, fractions: tuple[float, float, float], root: str | None = None
+    ) -> LabelledData:
         """Load the data set named by `text`.
 
         Parameters
@@ -193,12 +257,35 @@ class DataSource(ABC):
             Decides the splits, and nothing else.
         fractions : tuple of float
             Shares of the splits, in the order of :data:`SPLITS`. A source with splits of its own may keep them.
+        root : str, optional
+            What the user wrote after ``--root``: where the data lie. It is passed only if the user gave it, so a
+            source that has no use for it may leave it out of its signature.
 
         Raises
         ------
         DataError
             If the data are missing or unusable.
         """
+
+    def refuse_root(self, root: str | None) -> None:
+        """For sources that are named by their place alone.
+
+        Raises
+        ------
+        OptionError
+            If a `root` is given.
+        """
+        if root is not None:
+            raise OptionError(
+                f"The data source {self.name!r} takes no --root.",
+                got=f"--root {root}",
+                fix="Leave --root out; --data says where these data are.",
+            )
+
+
+def printable(text: str) -> str:
+    r"""Replace what a terminal, a table or UTF-8 cannot carry by escapes such as ``\x1b``."""
+    return _UNPRINTABLE.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
 
 
 def _shares(counts: NDArray[np.int64], n: int) -> NDArray[np.int64]:

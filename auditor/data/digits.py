@@ -36,8 +36,11 @@ class DigitsSource(DataSource):
         """Tell whether `text` is ``digits``."""
         return text == self.name
 
-    def load(self, text: str, *, seed: int, fractions: tuple[float, float, float]) -> LabelledData:
+    def load(
+        self, text: str, *, seed: int, fractions: tuple[float, float, float], root: str | None = None
+    ) -> LabelledData:
         """Load the digits; see :meth:`DataSource.load`."""
+        self.refuse_root(root)
         from sklearn.datasets import load_digits
 
         bunch = load_digits()

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image
 
-from auditor.data.base import SPLITS, DataSource, LabelledData
-from auditor.data.splits import check_fractions, stratified_splits
+from auditor.data.assemble import data_name
+from auditor.data.base import DataSource, LabelledData, printable
+from auditor.data.decode import read_image
+from auditor.data.splits import check_fractions, keep_division, stratified_splits
 from auditor.errors import DataError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"})
@@ -39,15 +40,18 @@ class FolderSource(DataSource):
         """Tell whether `text` is a folder, or begins with ``folder:``."""
         return text.startswith(_PREFIX) or Path(text).expanduser().is_dir()
 
-    def load(self, text: str, *, seed: int, fractions: tuple[float, float, float]) -> LabelledData:
+    def load(
+        self, text: str, *, seed: int, fractions: tuple[float, float, float], root: str | None = None
+    ) -> LabelledData:
         """Load the folder; see :meth:`DataSource.load`. No image is opened."""
+        self.refuse_root(root)
         fractions = check_fractions(fractions)
-        root = Path(text.removeprefix(_PREFIX)).expanduser()
-        if not root.is_dir():
-            near = [str(path) for path in close_siblings(root)]
-            raise DataError(f"There is no folder {str(root)!r}.", wanted=_LAYOUT, closest=near)
-        held_out = _held_out_folder(root)
-        parts = [root] if held_out is None else [root / "train", held_out]
+        folder = Path(text.removeprefix(_PREFIX)).expanduser()
+        if not folder.is_dir():
+            near = [str(path) for path in close_siblings(folder)]
+            raise DataError(f"There is no folder {str(folder)!r}.", wanted=_LAYOUT, closest=near)
+        held_out = _held_out_folder(folder)
+        parts = [folder] if held_out is None else [folder / "train", held_out]
         classes = _class_names(parts[0])
         if held_out is not None:
             _check_same_classes(parts[0], held_out, classes)
@@ -56,7 +60,7 @@ class FolderSource(DataSource):
         ends: list[int] = []
         for part in parts:
             for label, class_name in enumerate(classes):
-                found = sorted(path.relative_to(root).as_posix() for path in _images(part / class_name))
+                found = sorted(path.relative_to(folder).as_posix() for path in _images(part / class_name))
                 if not found:
                     raise _empty_class(part / class_name)
                 paths += found
@@ -66,12 +70,12 @@ class FolderSource(DataSource):
         if held_out is None:
             splits = stratified_splits(label_array, paths, fractions=fractions, seed=seed, classes=classes)
         else:
-            splits = _keep_division(label_array, paths, ends[0], fractions=fractions, seed=seed, classes=classes)
-        resolved = root.resolve()
+            splits = keep_division(label_array, paths, ends[0], fractions=fractions, seed=seed, classes=classes)
+        resolved = folder.resolve()
         used = "" if held_out is None else f" (train and {held_out.name})"
         return LabelledData(
-            name=resolved.name or "folder",
-            origin=f"{resolved}{used}",
+            name=data_name(resolved.name or "folder"),
+            origin=printable(f"{resolved}{used}"),
             classes=classes,
             labels=label_array,
             ids=tuple(paths),
@@ -89,34 +93,6 @@ class _FileReader:
 
     def __call__(self, index: int) -> Image.Image:
         return read_image(self.root / self.paths[index])
-
-
-def read_image(path: Path) -> Image.Image:
-    """Decode one image as RGB. 16-bit grey values are scaled to 8 bits; EXIF orientation is left alone.
-
-    Raises
-    ------
-    DataError
-        Naming the file, if it cannot be decoded.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode == "F":
-                raise DataError(f"{path} holds floating-point values, of which the range is not known.")
-            if image.mode == "I" or image.mode.startswith("I;"):
-                # Pillow would clip everything above 255 to white.
-                scaled = np.asarray(image, dtype=np.float64) / 257
-                return Image.fromarray(np.rint(np.clip(scaled, 0, 255)).astype(np.uint8)).convert("RGB")
-            if image.mode == "P" and "transparency" in image.info:
-                return image.convert("RGBA").convert("RGB")
-            return image.convert("RGB")
-    except DataError:
-        raise
-    except Exception as error:  # decoders raise whatever they like: OSError, SyntaxError, struct.error, ...
-        raise DataError(
-            f"The image {path} cannot be read: {type(error).__name__}: {error}",
-            fix="Replace the file or remove it.",
-        ) from error
 
 
 def close_siblings(path: Path) -> list[Path]:
@@ -201,21 +177,3 @@ def _empty_class(folder: Path) -> DataError:
         wanted=f"files ending in {', '.join(sorted(IMAGE_SUFFIXES))}",
         fix="Add images or remove the folder.",
     )
-
-
-def _keep_division(
-    labels: NDArray[np.int64],
-    ids: list[str],
-    n_train: int,
-    *,
-    fractions: tuple[float, float, float],
-    seed: int,
-    classes: tuple[str, ...],
-) -> dict[str, NDArray[np.int64]]:
-    select, score = fractions[1:]
-    share = select / (select + score)
-    rest = stratified_splits(
-        labels[n_train:], ids[n_train:], fractions=(0.0, share, 1 - share), seed=seed, classes=classes
-    )
-    train = np.arange(n_train, dtype=np.int64)
-    return {split: train if split == "train" else rest[split] + n_train for split in SPLITS}

@@ -2,18 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL.Image import Image
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from auditor.data.base import LabelledData
+from auditor.errors import AuditorError
 
 
-class ImageDataset(Dataset[tuple[Tensor, int, int]]):
+@dataclass(frozen=True)
+class Failure:
+    """An image that there is no tensor of.
+
+    Parameters
+    ----------
+    index : int
+        Its position in the data.
+    error : AuditorError or None
+        Why; None for an image that was not tried. It travels as a value, because PyTorch would wrap what a worker
+        process raises into another message.
+    """
+
+    index: int
+    error: AuditorError | None
+
+
+Item = tuple[Tensor, int, int]
+Collated = tuple[Tensor | None, Tensor, Tensor, list[Failure]]
+
+
+class ImageDataset(Dataset[Item | Failure]):
     """Some images of a data set, transformed.
 
     Parameters
@@ -24,22 +48,48 @@ class ImageDataset(Dataset[tuple[Tensor, int, int]]):
         Which of its images, in this order.
     transform : callable
         From a PIL image to a tensor of shape (C, H, W).
+    skip : collection of int
+        Images that are not tried.
 
     Notes
     -----
-    An item is ``(tensor, label, index)``, the index being that of the image in `data`.
+    An item is ``(tensor, label, index)``, the index being that of the image in `data`, or a :class:`Failure`.
     """
 
     def __init__(
-        self, data: LabelledData, indices: Sequence[int] | NDArray[np.int64], transform: Callable[[Image], Tensor]
+        self,
+        data: LabelledData,
+        indices: Sequence[int] | NDArray[np.int64],
+        transform: Callable[[Image], Tensor],
+        *,
+        skip: Collection[int] = (),
     ) -> None:
         self.data = data
         self.indices = np.asarray(indices, dtype=np.int64)
         self.transform = transform
+        self.skip = frozenset(skip)
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, position: int) -> tuple[Tensor, int, int]:
+    def __getitem__(self, position: int) -> Item | Failure:
         index = int(self.indices[position])
-        return self.transform(self.data.read(index)), int(self.data.labels[index]), index
+        if index in self.skip:
+            return Failure(index, None)
+        try:
+            image = self.data.read(index)
+        except AuditorError as error:
+            error.__traceback__ = error.__cause__ = None  # which do not travel between processes
+            return Failure(index, error)
+        return self.transform(image), int(self.data.labels[index]), index
+
+
+def collate(items: Sequence[Item | Failure]) -> Collated:
+    """Join items into ``(images, labels, indices, failures)``; images are None where every item failed."""
+    good = [item for item in items if not isinstance(item, Failure)]
+    failures = [item for item in items if isinstance(item, Failure)]
+    if not good:
+        empty = torch.empty(0, dtype=torch.int64)
+        return None, empty, empty, failures
+    images, labels, indices = default_collate(good)
+    return images, labels, indices, failures

@@ -79,7 +79,7 @@ def test_a_class_too_small_is_named() -> None:
 
 
 @pytest.mark.parametrize(
-    "fractions", [(0.5, 0.5), (0.5, 0.25, 0.2), (0.5, 0.5, 0.0), (-0.5, 0.75, 0.75), (float("nan"), 0.5, 0.5)]
+    "fractions", [(0.5, 0.5), (0.5, 0.25, 0.2), (1.0, 0.0, 0.0), (-0.5, 0.75, 0.75), (float("nan"), 0.5, 0.5)]
 )
 def test_fractions_are_checked(fractions: tuple[float, ...]) -> None:
     with pytest.raises(OptionError):

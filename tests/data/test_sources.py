@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 
 from auditor.data import load_data
+from auditor.data.decode import read_image
 from auditor.data.digits import DigitsSource
-from auditor.data.folder import FolderSource, read_image
+from auditor.data.folder import FolderSource
 from auditor.errors import DataError
 
 FRACTIONS = (0.5, 0.25, 0.25)
