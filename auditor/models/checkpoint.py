@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from auditor.errors import CheckpointError
 
-WRAPPERS = ("state_dict", "model", "model_ema", "state_dict_ema")
+WRAPPERS = ("state_dict", "model", "model_ema", "state_dict_ema", "model_state_dict", "net")
 """Keys under which training scripts keep the weights; the first that is there is used."""
 
-PREFIXES = ("module.", "_orig_mod.")
-"""What data-parallel wrappers and ``torch.compile`` put before every name."""
+PREFIXES = ("module.", "_orig_mod.", "model.", "net.")
+"""What data-parallel wrappers, ``torch.compile`` and training frameworks put before every name."""
 
 _SHOWN = 5
+_MAX_HEADS = 2  # distilled transformers have a second one
 # One entry: safetensors writes several in an order that changes from call to call.
 _METADATA = "auditor"
 
@@ -54,15 +55,8 @@ def load_checkpoint(module: nn.Module, path: str | os.PathLike[str]) -> str:
         misshapen names are given.
     """
     path = Path(path)
-    state = _unwrapped(_read(path), path)
     own: Mapping[str, Any] = module.state_dict()
-    state = _without_prefixes(state, own)
-    if getattr(module, "aux_logits", None) is False:
-        # torchvision's own files of googlenet and inception hold classifiers that are used in training only.
-        state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
-    for key, value in own.items():
-        if key.endswith("num_batches_tracked"):  # absent from files older than PyTorch 0.4.1, and without effect
-            state.setdefault(key, value)
+    state = _weights(module, own, path)
     _check_fit(state, own, path, type(module).__name__)
     backup = {key: value.clone() if isinstance(value, Tensor) else value for key, value in own.items()}
     try:
@@ -71,6 +65,37 @@ def load_checkpoint(module: nn.Module, path: str | os.PathLike[str]) -> str:
         module.load_state_dict(backup)
         raise CheckpointError(f"{path} cannot be loaded into {type(module).__name__}: {error}") from error
     return _file_sha256(path)
+
+
+def checkpoint_outputs(module: nn.Module, path: str | os.PathLike[str]) -> int | None:
+    """Number of outputs that the weights in `path` are for, where it is all that keeps them from fitting `module`.
+
+    Returns
+    -------
+    int or None
+        None if they fit, or differ in more than the length of the first axis of the same few tensors.
+
+    Raises
+    ------
+    CheckpointError
+        If the file cannot be read as weights.
+    """
+    path = Path(path)
+    own: Mapping[str, Any] = module.state_dict()
+    sizes = _head_sizes(_weights(module, own, path), own)
+    return None if sizes is None else sizes[1]
+
+
+def _weights(module: nn.Module, own: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """What `path` holds, under the module's names as far as it can be."""
+    state = _without_prefixes(_unwrapped(_read(path), path), own)
+    if getattr(module, "aux_logits", None) is False:
+        # torchvision's own files of googlenet and inception hold classifiers that are used in training only.
+        state = {key: value for key, value in state.items() if not key.startswith(("aux1.", "aux2.", "AuxLogits."))}
+    for key, value in own.items():
+        if key.endswith("num_batches_tracked"):  # absent from files older than PyTorch 0.4.1, and without effect
+            state.setdefault(key, value)
+    return state
 
 
 def state_hash(module: nn.Module) -> str:
@@ -227,13 +252,35 @@ def _check_fit(state: Mapping[str, Any], own: Mapping[str, Any], path: Path, mod
         if names
     ]
     if problems:
-        only_head = misshapen and not missing and not unexpected and len(misshapen) <= 2
+        sizes = _head_sizes(state, own)
         raise CheckpointError(
             f"{path} does not fit {model}.",
             wanted=f"{len(own)} tensors with the model's names and shapes",
             got="; ".join(problems),
-            fix="The file seems to be for another number of classes." if only_head else "Is it the right --model?",
+            fix="Is it the right --model?"
+            if sizes is None
+            else f"The file is for another number of classes: {sizes[1]}, not {sizes[0]}. Build the model with "
+            f"{sizes[1]} outputs (a factory gets num_classes if it takes it); where the data have other classes, "
+            "--class-map FILE maps the outputs to them and --head probe fits a new head.",
         )
+
+
+def _head_sizes(state: Mapping[str, Any], own: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Number of outputs of model and file, where they are all that differs."""
+    if state.keys() != own.keys():
+        return None
+    pairs = [(_sides(own[key]), _sides(state[key])) for key in own]
+    other = {(mine[:1], theirs[:1]) for mine, theirs in pairs if mine != theirs}
+    same_features = all(mine[1:] == theirs[1:] for mine, theirs in pairs)
+    weights = sum(1 for mine, theirs in pairs if mine != theirs and len(mine) > 1)
+    if len(other) != 1 or not same_features or not 1 <= weights <= _MAX_HEADS:
+        return None
+    [(mine, theirs)] = other
+    return (mine[0], theirs[0]) if mine and theirs else None
+
+
+def _sides(value: object) -> tuple[int, ...]:
+    return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
 def _shape(value: object) -> str:

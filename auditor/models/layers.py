@@ -21,7 +21,7 @@ _TORCH_ACTIVATIONS = tuple(
     if name not in _NOT_NONLINEARITIES and isinstance(kind := getattr(torch_activations, name), type)
 )
 _ACTIVATION_NAME = re.compile(
-    r"(relu\d?|gelu|gelutanh|silu|swish|mish|[s,c]?elu|tanh|hardtanh|softplus|softsign|sigmoid)(me|jit|jitme)?$", re.I
+    r"(relu\d?|gelu|gelutanh|silu|swish|mish|[sc]?elu|tanh|hardtanh|softplus|softsign|sigmoid)(me|jit|jitme)?$", re.I
 )
 _GATE_NAME = re.compile(r"(hard_?)?sigmoid(me|jit|jitme)?$", re.I)
 _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
@@ -40,11 +40,15 @@ class Selection:
         Those given by their full name: not measurable is an error. Others are passed over.
     preset : frozenset of str
         Those that only a preset selected: what makes the logits is left out.
+    activations : bool
+        Whether the preset ``activations`` is meant too, which takes nonlinearities that are functions as well. Those
+        show only while the model runs.
     """
 
     layers: frozenset[str]
     named: frozenset[str]
     preset: frozenset[str]
+    activations: bool = False
 
 
 def select_layers(module: nn.Module, layers: str | Sequence[str]) -> Selection:
@@ -65,7 +69,7 @@ def select_layers(module: nn.Module, layers: str | Sequence[str]) -> Selection:
     UnknownNameError
         If a name or pattern matches no module.
     ModelError
-        If a preset finds nothing in this model.
+        If the preset ``blocks`` finds nothing in this model.
     OptionError
         If nothing is asked for, or a regular expression is wrong.
     """
@@ -89,35 +93,38 @@ def select_layers(module: nn.Module, layers: str | Sequence[str]) -> Selection:
             if not found:
                 raise unknown_name("layer", text, aliases, fix="`auditor layers --model MODEL` lists them.")
             matched |= found
-    return Selection(frozenset(preset | named | matched), frozenset(named), frozenset(preset - named - matched))
+    return Selection(
+        layers=frozenset(preset | named | matched),
+        named=frozenset(named),
+        preset=frozenset(preset - named - matched),
+        activations="activations" in wanted,
+    )
 
 
 def activation_layers(module: nn.Module) -> set[str]:
-    """Names of all modules that apply a nonlinearity.
+    """Names of all modules that apply a nonlinearity, gates among them.
 
     These are torch's own activation modules, and modules without children whose class name ends in an activation's
     (timm's and one's own: ``QuickGELU``, ``StarReLU``, ``HardSwishMe``). Softmax and attention are not nonlinearities
-    of units. Sigmoids are taken for gates (squeeze-and-excitation and its kin: they weigh other units' outputs) and
-    are left out, unless the model has no other nonlinearity.
-
-    Raises
-    ------
-    ModelError
-        If there are none.
+    of units.
     """
-    found = {
-        name: type(child).__name__
-        for name, child in module.named_modules()
-        if name and _is_leaf(child) and _is_activation(child)
-    }
-    if not found:
-        raise ModelError(
-            f"{type(module).__name__} has no nonlinearity modules.",
-            wanted="nonlinearities that are modules (nn.ReLU); functional calls (F.relu) cannot be hooked",
-            fix="Name the layers to be measured with --layers, such as --layers type:Conv2d or --layers 'features.*'.",
-        )
-    others = {name for name, kind in found.items() if not _GATE_NAME.search(kind)}
-    return others or set(found)
+    return {name for name, child in module.named_modules() if name and is_nonlinearity(child)}
+
+
+def is_nonlinearity(module: nn.Module) -> bool:
+    """Tell whether `module` is a nonlinearity, see :func:`activation_layers`."""
+    kind = type(module)
+    if not _is_leaf(module) or kind.__name__ in _NOT_NONLINEARITIES:
+        return False
+    return isinstance(module, _TORCH_ACTIVATIONS) or _ACTIVATION_NAME.search(kind.__name__) is not None
+
+
+def is_gate(name: str) -> bool:
+    """Tell whether the nonlinearity of this name (a class's, a function's) is a sigmoid.
+
+    Sigmoids are taken for gates: in squeeze-and-excitation and its kin they weigh other units' outputs.
+    """
+    return _GATE_NAME.search(name) is not None
 
 
 def block_layers(module: nn.Module) -> set[str]:
@@ -166,13 +173,6 @@ def _is_stage(module: nn.Module) -> bool:
 
 def _is_leaf(module: nn.Module) -> bool:
     return next(module.children(), None) is None
-
-
-def _is_activation(module: nn.Module) -> bool:
-    kind = type(module)
-    if kind.__name__ in _NOT_NONLINEARITIES:
-        return False
-    return isinstance(module, _TORCH_ACTIVATIONS) or _ACTIVATION_NAME.search(kind.__name__) is not None
 
 
 def _aliases(module: nn.Module) -> dict[str, str]:

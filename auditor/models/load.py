@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from auditor.errors import OptionError
-from auditor.models.checkpoint import load_checkpoint, state_hash
+from auditor.models.checkpoint import checkpoint_outputs, load_checkpoint, state_hash
 from auditor.models.preprocessing import Preprocessing, timm_preprocessing, torchvision_preprocessing
 from auditor.models.sources import ModelSpec, build_module, find_model
 
@@ -33,6 +33,10 @@ class LoadedModel:
         The evaluation transform; None if a given module does not tell.
     state_hash : str
         See :func:`auditor.models.checkpoint.state_hash`.
+    n_outputs : int or None
+        Number of outputs that the architecture was built with; None for its own, and for a given module.
+    knows_preprocessing : bool
+        Whether model or zoo tell the evaluation transform; otherwise it is a guess.
     """
 
     module: nn.Module
@@ -41,6 +45,8 @@ class LoadedModel:
     weights: str
     preprocessing: Preprocessing | None
     state_hash: str
+    n_outputs: int | None = None
+    knows_preprocessing: bool = True
 
 
 def load_model(
@@ -51,6 +57,7 @@ def load_model(
     checkpoint: str | os.PathLike[str] | None = None,
     seed: int = 0,
     new_head: bool = False,
+    checkpoint_head: bool = False,
 ) -> LoadedModel:
     """Load a model by name, or describe one that is there already.
 
@@ -68,6 +75,8 @@ def load_model(
         Seed of random weights.
     new_head : bool
         See :func:`auditor.models.sources.build_module`.
+    checkpoint_head : bool
+        Where the checkpoint is for another number of classes than `n_outputs`, build the model with the checkpoint's.
 
     Raises
     ------
@@ -78,14 +87,30 @@ def load_model(
         raise OptionError(f"There is no choice of weights {weights!r}.", wanted=" or ".join(WEIGHTS), got=repr(weights))
     if isinstance(model, nn.Module):
         taken = "given" if checkpoint is None else f"checkpoint:{load_checkpoint(model, checkpoint)}"
-        preprocessing = timm_preprocessing(model) if _has_config(model) else None
-        return LoadedModel(model, type(model).__name__, None, taken, preprocessing, state_hash(model))
+        known = _has_config(model)
+        preprocessing = timm_preprocessing(model) if known else None
+        return LoadedModel(
+            model, type(model).__name__, None, taken, preprocessing, state_hash(model), knows_preprocessing=known
+        )
     spec = find_model(model)
     pretrained = weights == "pretrained" and checkpoint is None
     module = build_module(spec, n_outputs=n_outputs, pretrained=pretrained, seed=seed, new_head=new_head)
-    taken = weights if checkpoint is None else f"checkpoint:{load_checkpoint(module, checkpoint)}"
+    taken = weights
+    if checkpoint is not None:
+        outputs = checkpoint_outputs(module, checkpoint) if checkpoint_head else None
+        if outputs is not None:
+            module = build_module(spec, n_outputs=outputs, pretrained=False, seed=seed)
+            n_outputs = outputs
+        taken = f"checkpoint:{load_checkpoint(module, checkpoint)}"
     return LoadedModel(
-        module, _short_name(spec), spec.spec, taken, model_preprocessing(spec, module), state_hash(module)
+        module,
+        _short_name(spec),
+        spec.spec,
+        taken,
+        model_preprocessing(spec, module),
+        state_hash(module),
+        n_outputs,
+        spec.source != "factory" or _has_config(module),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from auditor.errors import ModelError
+from auditor.models.functional import FunctionCall, FunctionWatch
 
 
 @dataclass(frozen=True)
@@ -35,20 +36,39 @@ class Call:
 
 @dataclass(frozen=True)
 class Trace:
-    """All calls in the order in which they finished, and the model's output."""
+    """All calls in the order in which they finished, and the model's output.
+
+    Parameters
+    ----------
+    calls : tuple of Call
+    output : object
+        What the model returned.
+    functions : tuple of FunctionCall
+        Nonlinearities called as functions, if they were watched.
+    """
 
     calls: tuple[Call, ...]
     output: Any
+    functions: tuple[FunctionCall, ...] = ()
 
     def counts(self) -> Counter[str]:
         """How often each module was called."""
         return Counter(call.layer for call in self.calls)
 
 
-def trace_calls(module: nn.Module, example: Tensor) -> Trace:
+def trace_calls(module: nn.Module, example: Tensor, *, functions: bool = False) -> Trace:
     """Run `module` on `example` in eval mode, without gradients, and note every call of its submodules.
 
     Hooks and train/eval flags are put back, also on errors.
+
+    Parameters
+    ----------
+    module : nn.Module
+        The model, on any device, of any floating-point type.
+    example : Tensor, shape (B, C, H, W)
+        Brought to the model's device and type.
+    functions : bool
+        Watch nonlinearities that are called as functions, too.
 
     Raises
     ------
@@ -58,33 +78,50 @@ def trace_calls(module: nn.Module, example: Tensor) -> Trace:
     refuse_hookless(module)
     calls: list[Call] = []
     counts: Counter[str] = Counter()
-    handles = []
+    watched = FunctionWatch() if functions else None
 
     def watcher(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def watch(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        def watch(child: nn.Module, inputs: Any, output: Any) -> None:
+            if watched is not None:
+                watched.leave(child, inputs, output, position=len(calls))
             counts[name] += 1
             shape = tuple(output.shape) if isinstance(output, Tensor) else None
             calls.append(Call(name, counts[name], shape))
 
         return watch
 
-    with evaluating(module), torch.no_grad():
-        try:
-            for name, child in module.named_modules():
-                if name:
-                    handles.append(child.register_forward_hook(watcher(name)))
-            try:
-                output = module(example)
-            except Exception as error:
-                raise ModelError(
-                    f"{type(module).__name__} fails on an input of shape {tuple(example.shape)}: "
-                    f"{type(error).__name__}: {error}",
-                    fix="Is the input size the one that the model was made for?",
-                ) from error
-        finally:
-            for handle in handles:
-                handle.remove()
-    return Trace(tuple(calls), output)
+    with ExitStack() as stack:
+        stack.enter_context(evaluating(module))
+        stack.enter_context(torch.no_grad())
+        for name, child in module.named_modules():
+            if name:
+                stack.callback(child.register_forward_hook(watcher(name)).remove)
+                if watched is not None:
+                    stack.callback(child.register_forward_pre_hook(watched.enter).remove)
+        if watched is not None:
+            stack.enter_context(watched)
+        output = run(module, example)
+    return Trace(tuple(calls), output, () if watched is None else watched.found())
+
+
+def run(module: nn.Module, example: Tensor) -> Any:
+    """Call `module` on `example`, brought to its device and floating-point type.
+
+    Raises
+    ------
+    ModelError
+        If it fails.
+    """
+    parameters = (p for p in module.parameters() if p.is_floating_point())
+    like = next(parameters, None)
+    try:
+        return module(example if like is None else example.to(like.device, like.dtype))
+    except Exception as error:
+        raise ModelError(
+            f"{type(module).__name__} fails on an input of shape {tuple(example.shape)}: "
+            f"{type(error).__name__}: {error}",
+            fix="Is the input size the one that the model was made for?",
+        ) from error
 
 
 @contextmanager

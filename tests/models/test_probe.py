@@ -151,14 +151,6 @@ def test_a_network_of_sigmoids_keeps_them() -> None:
     assert [site.kind for site in probe_sites(model, images())] == ["Sigmoid", "Sigmoid"]
 
 
-def test_functional_nonlinearities_are_explained() -> None:
-    module = zoo("torchvision:googlenet")
-    with pytest.raises(ModelError, match="no nonlinearity modules") as caught:
-        probe_sites(module, images())
-    assert "F.relu" in str(caught.value)
-    assert len(probe_sites(module, images(), layers="type:BatchNorm2d")) == 57
-
-
 @pytest.mark.parametrize(
     "name, size, n_blocks, first",
     [
