@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from auditor.errors import ModelError
@@ -35,16 +36,21 @@ def pool(output: Tensor, site: Site) -> Tensor:
 
 
 class Capture:
-    """Pooled responses of the latest forward pass."""
+    """Pooled responses of the latest forward pass, and on demand the whole outputs."""
 
-    def __init__(self, sites: Sequence[Site], *, grad: bool) -> None:
+    def __init__(self, sites: Sequence[Site], *, grad: bool, whole: torch.dtype | None = None) -> None:
         self.sites = tuple(sites)
         self._grad = grad
+        self._whole = whole
         self._found: dict[str, Tensor] = {}
+        self._maps: dict[str, Tensor] = {}
 
     def __call__(self, site: Site, output: Tensor) -> None:
         """Keep one site's pooled output."""
         self._found[site.name] = pool(output if self._grad else output.detach(), site)
+        if self._whole is not None:
+            # A copy: what follows may work in place.
+            self._maps[site.name] = output.detach().to("cpu", self._whole, copy=True)
 
     def take(self) -> dict[str, Tensor]:
         """Hand over the responses, site name to (batch, units), in the order of the sites.
@@ -63,9 +69,16 @@ class Capture:
                 )
         return {site.name: found[site.name] for site in self.sites}
 
+    def take_maps(self) -> dict[str, Tensor]:
+        """Hand over the whole outputs on the CPU, site name to (batch, ...); call it after :meth:`take`."""
+        found, self._maps = self._maps, {}
+        return {site.name: found[site.name] for site in self.sites} if self._whole is not None else {}
+
 
 @contextmanager
-def capture(model: nn.Module, sites: Sequence[Site], *, grad: bool = False) -> Iterator[Capture]:
+def capture(
+    model: nn.Module, sites: Sequence[Site], *, grad: bool = False, whole: torch.dtype | None = None
+) -> Iterator[Capture]:
     """Pool every site's output inside its hook for the length of the block.
 
     Reduction happens before the hook returns, so an in-place operation that follows cannot change it.
@@ -78,12 +91,14 @@ def capture(model: nn.Module, sites: Sequence[Site], *, grad: bool = False) -> I
         Where.
     grad : bool
         Keep the graph, so that a loss on the responses reaches the weights.
+    whole : torch.dtype, optional
+        Keep the whole outputs, too, as this type.
 
     Yields
     ------
     Capture
         ``take()`` it after each forward pass.
     """
-    found = Capture(sites, grad=grad)
+    found = Capture(sites, grad=grad, whole=whole)
     with on_calls(model, sites, found):
         yield found

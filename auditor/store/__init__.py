@@ -2,3 +2,5 @@
 
 The modules are imported one by one (``auditor.store.files`` does not load h5py).
 """
+
+COMPRESSIONS = ("lz4",)

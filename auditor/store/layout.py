@@ -22,7 +22,7 @@ from auditor.errors import OptionError, StoreError
 FORMAT = "auditor-store"
 VERSION = 1
 _AGAIN = "Delete it and profile again."
-_OWN_ATTRS = frozenset({"format", "version", "site_order"})
+_OWN_ATTRS = frozenset({"format", "version", "site_order", "map_order", "compression"})
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,8 @@ class Layout:
         Room for one id, in bytes of UTF-8.
     attrs : mapping of str to str
         The identity of what was measured.
+    maps : mapping of str to tuple of int
+        Shape of one image's whole output, for sites that keep it.
     """
 
     sites: Mapping[str, int]
@@ -51,6 +53,7 @@ class Layout:
     dtype: str
     id_bytes: int
     attrs: Mapping[str, str] = field(default_factory=dict)
+    maps: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def check(self) -> None:
         """Refuse impossible values.
@@ -74,6 +77,8 @@ class Layout:
         dtype = np.dtype(self.dtype).newbyteorder("<")
         for site, units in self.sites.items():
             yield response_path(site), (units,), dtype
+        for site, shape in self.maps.items():
+            yield map_path(site), tuple(shape), dtype
         yield "logits", (self.n_outputs,), np.dtype("<f4")
         yield "labels", (), np.dtype("<i8")
         yield "splits", (), np.dtype("i1")
@@ -92,12 +97,15 @@ class Layout:
         for counter in ("committed", "complete"):
             file.create_dataset(counter, data=np.array(0, dtype="<i8"))
         file.create_group("responses")
+        if self.maps:
+            file.create_group("maps")
         for name, row, dtype in self.columns():
             space = h5py.h5s.create_simple((self.n_rows, *row))
             h5py.h5d.create(file.id, name.encode(), h5py.h5t.py_create(dtype, logical=True), space, dcpl=plist)
         file.attrs["format"] = FORMAT
         file.attrs["version"] = np.int64(VERSION)
         file.attrs["site_order"] = json.dumps(list(self.sites))
+        file.attrs["map_order"] = json.dumps(list(self.maps))
         for key, value in self.attrs.items():
             file.attrs[key] = value
 
@@ -112,6 +120,7 @@ class Layout:
         pairs: list[tuple[str, object, object]] = [
             ("the list of sites", list(wanted.sites), list(self.sites)),
             *((f"the number of units of {site}", units, self.sites.get(site)) for site, units in wanted.sites.items()),
+            ("the list of whole maps", dict(wanted.maps), dict(self.maps)),
             ("the number of rows", wanted.n_rows, self.n_rows),
             ("the number of outputs", wanted.n_outputs, self.n_outputs),
             ("the stored type", wanted.dtype, self.dtype),
@@ -140,19 +149,31 @@ class Contents:
     complete : bool
         Whether the writer finished.
     offsets : dict of str to int
-        Where each dataset's bytes begin.
+        Where each dataset's bytes begin; empty for a compressed file, which is finished.
+    compression : str
+        Empty for none.
     """
 
     layout: Layout
     committed: int
     complete: bool
     offsets: dict[str, int]
+    compression: str = ""
 
 
 def response_path(site: str) -> str:
     """Path of a site's dataset; what HDF5 would read as a path of its own is escaped."""
+    return "responses/" + _escaped(site)
+
+
+def map_path(site: str) -> str:
+    """Path of the dataset of a site's whole outputs."""
+    return "maps/" + _escaped(site)
+
+
+def _escaped(site: str) -> str:
     name = site.replace("%", "%25").replace("/", "%2F")
-    return "responses/" + ({"": "%", ".": "%2E"}.get(name, name))
+    return {"": "%", ".": "%2E"}.get(name, name)
 
 
 @contextmanager
@@ -210,19 +231,27 @@ def inspect(file: h5py.File, path: Path) -> Contents:
         committed, complete = int(file["committed"][()]), int(file["complete"][()])
         if not (0 <= committed <= layout.n_rows and complete in (0, 1)):
             raise ValueError(f"{committed} rows are committed where there is room for {layout.n_rows}")
+        compression = str(file.attrs.get("compression", ""))
+        if compression and not complete:
+            raise ValueError("it is compressed, but not complete")
         size = path.stat().st_size
         offsets = {name: _offset(file[name], name, (), np.dtype("<i8"), size) for name in ("committed", "complete")}
         for name, row, dtype in layout.columns():
-            offsets[name] = _offset(file[name], name, (layout.n_rows, *row), dtype, size)
+            shape = (layout.n_rows, *row)
+            if compression:
+                _check_kind(file[name], name, shape, dtype)
+            else:
+                offsets[name] = _offset(file[name], name, shape, dtype, size)
     except (KeyError, ValueError, TypeError, AttributeError, IndexError, RuntimeError, OSError) as error:
         raise StoreError(f"{path} is damaged.", got=_short(error), fix=_AGAIN) from error
-    return Contents(layout, committed, bool(complete), offsets)
+    return Contents(layout, committed, bool(complete), offsets, compression)
 
 
 def _read_layout(file: h5py.File) -> Layout:
     sites: list[str] = json.loads(file.attrs["site_order"])
     responses = {site: file[response_path(site)] for site in sites}
-    dtypes = {dataset.dtype.name for dataset in responses.values()} or {"float32"}
+    maps = {site: file[map_path(site)] for site in json.loads(file.attrs.get("map_order", "[]"))}
+    dtypes = {dataset.dtype.name for dataset in (*responses.values(), *maps.values())} or {"float32"}
     n_rows, n_outputs = file["logits"].shape
     return Layout(
         sites={site: int(dataset.shape[1]) for site, dataset in responses.items()},
@@ -231,16 +260,21 @@ def _read_layout(file: h5py.File) -> Layout:
         dtype=min(dtypes),
         id_bytes=int(file["ids"].dtype.itemsize),
         attrs={key: str(value) for key, value in file.attrs.items() if key not in _OWN_ATTRS},
+        maps={site: tuple(int(n) for n in dataset.shape[1:]) for site, dataset in maps.items()},
     )
 
 
 def _offset(dataset: h5py.Dataset, name: str, shape: tuple[int, ...], dtype: Any, file_size: int) -> int:
-    if dataset.shape != shape or dataset.dtype != dtype:
-        raise ValueError(f"{name} is {dataset.dtype} {dataset.shape} instead of {dtype} {shape}")
+    _check_kind(dataset, name, shape, dtype)
     offset: int | None = dataset.id.get_offset()
     if offset is None or offset + int(dataset.nbytes) > file_size:
         raise ValueError(f"{name} is not all there")
     return offset
+
+
+def _check_kind(dataset: h5py.Dataset, name: str, shape: tuple[int, ...], dtype: Any) -> None:
+    if dataset.shape != shape or dataset.dtype != dtype:
+        raise ValueError(f"{name} is {dataset.dtype} {dataset.shape} instead of {dtype} {shape}")
 
 
 def _short(value: object) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from auditor.errors import OptionError, unknown_name
-from auditor.store.layout import inspect, open_file, response_path
+from auditor.store.compress import load_filters
+from auditor.store.layout import inspect, map_path, open_file, response_path
 
 _BLOCK_BYTES = 32 * 2**20
 
@@ -37,6 +38,10 @@ class StoreReader:
         Width of the logits.
     attrs : dict of str to str
         The identity that the writer was given.
+    map_shapes : dict of str to tuple of int
+        Shape of one image's whole output, for sites that keep it.
+    compression : str
+        Empty for none.
 
     Raises
     ------
@@ -49,6 +54,8 @@ class StoreReader:
         self._file = open_file(self.path)
         try:
             found = inspect(self._file, self.path)
+            if found.compression:
+                load_filters(self.path)
         except BaseException:
             self._file.close()
             raise
@@ -57,6 +64,8 @@ class StoreReader:
         self.sites = dict(found.layout.sites)
         self.n_outputs = found.layout.n_outputs
         self.attrs = dict(found.layout.attrs)
+        self.map_shapes = dict(found.layout.maps)
+        self.compression = found.compression
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -101,7 +110,37 @@ class StoreReader:
         """
         if site not in self.sites:
             raise unknown_name("site", site, self.sites)
-        dataset = self._file[response_path(site)]
+        return self._read(self._file[response_path(site)], rows)
+
+    def maps(self, site: str, rows: NDArray[np.integer[Any]] | slice | None = None) -> NDArray[np.float32]:
+        """Whole outputs of a site.
+
+        Parameters
+        ----------
+        site : str
+            A key of :attr:`map_shapes`.
+        rows : (n,) int, slice or None
+            As in :meth:`responses`.
+
+        Returns
+        -------
+        (n, ...) float32
+            Axes as in the model's own output.
+
+        Raises
+        ------
+        UnknownNameError
+            If the file holds no whole outputs of the site.
+        OptionError
+            If a row is not there.
+        """
+        if site not in self.map_shapes:
+            raise unknown_name(
+                "site with whole outputs", site, self.map_shapes, fix="Profile with --store full to keep them."
+            )
+        return self._read(self._file[map_path(site)], rows)
+
+    def _read(self, dataset: Any, rows: NDArray[np.integer[Any]] | slice | None) -> NDArray[np.float32]:
         if rows is None:
             return np.asarray(dataset[: self.n_rows], dtype=np.float32)
         if isinstance(rows, slice):
@@ -137,11 +176,11 @@ class StoreReader:
 
     def _gather(self, dataset: Any, wanted: NDArray[np.int64]) -> NDArray[np.float32]:
         # h5py's own fancy indexing takes milliseconds per thousand rows; whole blocks are read at disk speed instead.
-        n_units = int(dataset.shape[1])
-        out = np.empty((wanted.size, n_units), dtype=np.float32)
+        row = dataset.shape[1:]
+        out = np.empty((wanted.size, *row), dtype=np.float32)
         order = np.argsort(wanted, kind="stable")
         ordered = wanted[order]
-        step = max(1, _BLOCK_BYTES // (4 * n_units))
+        step = max(1, _BLOCK_BYTES // (4 * int(np.prod(row))))
         for start in range(0, self.n_rows, step):
             low, high = np.searchsorted(ordered, [start, start + step])
             if low < high:

@@ -16,11 +16,17 @@ _MARGIN = 16 * 2**20
 
 
 def estimate_bytes(
-    *, n_rows: int, sites: Mapping[str, int], n_outputs: int, dtype: str = "float32", id_bytes: int = ID_BYTES
+    *,
+    n_rows: int,
+    sites: Mapping[str, int],
+    n_outputs: int,
+    dtype: str = "float32",
+    id_bytes: int = ID_BYTES,
+    maps: Mapping[str, tuple[int, ...]] | None = None,
 ) -> int:
     """Size in bytes of an activation file with `n_rows` images, to within a few kilobytes per site."""
-    layout = Layout(sites, n_rows, n_outputs, dtype, id_bytes)
-    return n_rows * layout.row_bytes() + 1024 * (len(sites) + 16)
+    layout = Layout(sites, n_rows, n_outputs, dtype, id_bytes, maps=maps or {})
+    return n_rows * layout.row_bytes() + 1024 * (len(sites) + len(layout.maps) + 16)
 
 
 def free_bytes(path: str | os.PathLike[str]) -> int:
@@ -46,6 +52,34 @@ def check_space(path: str | os.PathLike[str], needed: int) -> None:
             wanted=format_bytes(needed + _MARGIN),
             got=f"{format_bytes(free)} free",
             fix="Free some space, choose another folder, use fewer images, or store nothing (--store none).",
+        )
+
+
+def free_memory() -> int | None:
+    """Bytes of memory that new work can have without swapping; None where the system does not say."""
+    try:
+        with Path("/proc/meminfo").open(encoding="ascii") as file:
+            found = next(line.split() for line in file if line.startswith("MemAvailable:"))
+        return int(found[1]) * 1024
+    except (OSError, StopIteration, ValueError, IndexError):
+        return None
+
+
+def check_memory(needed: int) -> None:
+    """Refuse to hold `needed` more bytes where they do not fit with a tenth to spare.
+
+    Raises
+    ------
+    StoreError
+        Naming both sizes.
+    """
+    free = free_memory()
+    if free is not None and needed > 0.9 * free:
+        raise StoreError(
+            "There is not enough free memory to hold the responses.",
+            wanted=format_bytes(needed),
+            got=f"{format_bytes(free)} free",
+            fix="Store them (--store pooled), use fewer images (--limit), or fewer layers.",
         )
 
 

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from auditor.errors import OptionError, StoreError
 from auditor.store.files import sync_folder
-from auditor.store.layout import Contents, Layout, inspect, opened, response_path
+from auditor.store.layout import Contents, Layout, inspect, map_path, opened, response_path
 from auditor.store.space import ID_BYTES, check_space, estimate_bytes, reserve
 
 _Batch = dict[str, NDArray[Any]]
@@ -36,7 +36,7 @@ class StoreWriter:
     path : path
         Made if it does not exist; an unfinished file of the same layout and `attrs` is continued.
     sites : mapping of str to int
-        Number of units by site, in network order.
+        Number of units by site, in network order; may be empty.
     n_rows : int
         Images that will be written at most. Disk space for all of them is taken at once.
     n_outputs : int
@@ -49,6 +49,8 @@ class StoreWriter:
         The identity of what is measured; a file whose identity differs is refused.
     id_bytes : int
         Room for one id, in bytes of UTF-8. A continued file keeps its own.
+    maps : mapping of str to tuple of int
+        Shape of one image's whole output, for sites that keep it beside the pooled responses.
     lock_timeout : float
         Seconds to wait for another writer of this file. The workers of a killed run keep its lock until they notice,
         which takes PyTorch's about five seconds.
@@ -79,9 +81,10 @@ class StoreWriter:
         queue_size: int = 4,
         attrs: Mapping[str, str] | None = None,
         id_bytes: int = ID_BYTES,
+        maps: Mapping[str, tuple[int, ...]] | None = None,
         lock_timeout: float = 8.0,
     ) -> None:
-        wanted = Layout(dict(sites), n_rows, n_outputs, dtype, id_bytes, dict(attrs or {}))
+        wanted = Layout(dict(sites), n_rows, n_outputs, dtype, id_bytes, dict(attrs or {}), dict(maps or {}))
         wanted.check()
         if queue_size < 1:
             raise OptionError("queue_size must be at least 1.", got=str(queue_size))
@@ -113,6 +116,7 @@ class StoreWriter:
         splits: ArrayLike,
         logits: ArrayLike,
         responses: Mapping[str, ArrayLike],
+        maps: Mapping[str, ArrayLike] | None = None,
     ) -> None:
         """Queue one batch; returns before it is written. The arrays are copied.
 
@@ -128,6 +132,8 @@ class StoreWriter:
             The model's output.
         responses : mapping of str to (B, U) float
             One array per site.
+        maps : mapping of str to (B, ...) float
+            One array per site that keeps its whole output.
 
         Raises
         ------
@@ -146,7 +152,7 @@ class StoreWriter:
                 wanted=str(self.layout.n_rows),
                 got=str(self._queued + len(ids)),
             )
-        batch = self._batch(ids, labels, splits, logits, responses)
+        batch = self._batch(ids, labels, splits, logits, responses, maps or {})
         self._queued += len(ids)
         self._queue.put(batch)
 
@@ -177,15 +183,16 @@ class StoreWriter:
         splits: ArrayLike,
         logits: ArrayLike,
         responses: Mapping[str, ArrayLike],
+        maps: Mapping[str, ArrayLike],
     ) -> _Batch:
-        if responses.keys() != self.layout.sites.keys():
-            raise OptionError(
-                "The batch does not hold the store's sites.",
-                wanted=", ".join(self.layout.sites),
-                got=", ".join(responses),
-            )
+        for wanted, got in ((self.layout.sites, responses), (self.layout.maps, maps)):
+            if got.keys() != wanted.keys():
+                raise OptionError(
+                    "The batch does not hold the store's sites.", wanted=", ".join(wanted), got=", ".join(got)
+                )
         names = [name.encode() for name in ids]
         given: dict[str, Any] = {response_path(site): values for site, values in responses.items()}
+        given |= {map_path(site): values for site, values in maps.items()}
         given |= {"logits": logits, "labels": labels, "splits": splits, "ids": np.array(names, dtype=bytes)}
         longest = max(names, key=len, default=b"")
         if len(longest) > self.layout.id_bytes:
@@ -293,6 +300,7 @@ def _create(path: Path, layout: Layout) -> None:
         n_outputs=layout.n_outputs,
         dtype=layout.dtype,
         id_bytes=layout.id_bytes,
+        maps=layout.maps,
     )
     check_space(path, size)
     # Under another name until it is whole, so that a kill leaves no half-made file.
@@ -308,4 +316,6 @@ def _create(path: Path, layout: Layout) -> None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, StoreError):
             raise
-        raise StoreError(f"{path} could not be made: {error}.") from error
+        # HDF5's own message has lines of internals.
+        reason = os.strerror(number) if (number := getattr(error, "errno", None)) else error
+        raise StoreError(f"{path} could not be made: {reason}.") from error
