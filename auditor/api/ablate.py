@@ -25,13 +25,14 @@ from auditor.ablation import (
 )
 from auditor.api.ablation_result import Ablation, write_results
 from auditor.api.forward import Batch, Execution, batches
+from auditor.api.heads import CHOICES
 from auditor.api.run import Run
-from auditor.api.selection import select_units
+from auditor.api.selection import curve_score, resolve, select_units
 from auditor.api.settings import AblationSettings
 from auditor.api.workspace import claim, locked, slug, write_manifest
 from auditor.causal import MatchedSets, matched_sets, set_test
 from auditor.data import LabelledData
-from auditor.errors import ModelError
+from auditor.errors import DataError, ModelError
 from auditor.manifest import Manifest, provenance
 from auditor.models.trace import evaluating
 from auditor.progress import QUIET, Reporter, Task
@@ -102,6 +103,8 @@ def ablate(
         If model or data are not those of the run.
     ModelError
         If the model's outputs are not the data's classes.
+    DataError
+        If the run has no score split.
     """
     began = time.monotonic()
     execution = Execution(device=device, batch_size=batch_size, workers=workers)
@@ -118,13 +121,19 @@ def ablate(
         limit=limit,
     )
     units = run.selectivity
-    chosen = select_units(units, settings)
     if run.summary["accuracy"] is None:
         raise ModelError(
             "The model's outputs are not the classes of the data, so ablation cannot be scored.",
             wanted=f"{len(run.classes)} outputs, one per class",
-            fix="Profile a checkpoint trained on these classes (--checkpoint FILE).",
+            fix=f"{CHOICES}, or profile a checkpoint trained on these classes (--checkpoint FILE).",
         )
+    if run.manifest.identity["data"]["n_per_split"]["score"] == 0:
+        raise DataError(
+            "The run has no score split, so what it chose cannot be tested on images that did not choose it.",
+            fix="Profile with a share for the score split (--fractions 0,0.5,0.5); every class then needs 2 images.",
+        )
+    settings, left_out = resolve(settings, run.layers)
+    chosen = select_units(units, settings, left_out=left_out)
     manifest = Manifest(
         kind="ablate",
         identity={
@@ -136,7 +145,7 @@ def ablate(
         },
         provenance=provenance(execution=execution.describe()),
     )
-    folder = run.path / "ablations" / f"top{top_selective}-{slug(by)}-{manifest.digest()[:8]}"
+    folder = run.path / "ablations" / f"top{top_selective}-{slug(settings.by)}-{manifest.digest()[:8]}"
     with locked(folder):
         if claim(folder, manifest).state == "done":
             reporter.say(f"Ablation: {folder} was finished before with these settings; showing it.")
@@ -146,9 +155,9 @@ def ablate(
             f"Ablation of {run.name}: {len(chosen)} units chosen on the select split "
             f"({units['n_images'].iloc[0]} images), scored on the score split ({len(data.splits['score'])} images)."
         )
-        plan = _plan(units, chosen, settings)
+        plan = _plan(units, chosen, curve_score(units, run.layers, settings), settings)
         logits = _measure(run, data, plan, BlockCache(folder / "blocks"), execution, reporter)
-        _summarise(folder, units, plan, logits, data.labels[data.splits["score"]], data.classes, settings)
+        _summarise(folder, units, plan, logits, data.labels[data.splits["score"]], data.classes, settings, left_out)
         manifest.complete = True
         manifest.provenance["seconds"] = round(time.monotonic() - began, 2)
         result = Ablation(folder, run, manifest=manifest)
@@ -158,14 +167,13 @@ def ablate(
     return result
 
 
-def _plan(units: pd.DataFrame, chosen: pd.DataFrame, settings: AblationSettings) -> _Plan:
+def _plan(units: pd.DataFrame, chosen: pd.DataFrame, score: NDArray[np.float64], settings: AblationSettings) -> _Plan:
     codes = pd.factorize(units["site"])[0].astype(np.int64)
     alive = (~units["dead"] & units["mean"].notna()).to_numpy()
     sets = matched_sets(
         chosen.index.to_numpy(), codes, units["mean"].fillna(0.0).to_numpy(), alive,
         n_sets=settings.random_sets, seed=settings.seed,
     )  # fmt: skip
-    score = units[settings.column].to_numpy(dtype=np.float64)
     curves = curve_orders(
         score, codes, n_random=settings.random_orders, within_layers=settings.curve_over == "layers", seed=settings.seed
     )
@@ -238,13 +246,18 @@ def _summarise(
     labels: NDArray[np.int64],
     classes: Sequence[str],
     settings: AblationSettings,
+    left_out: Sequence[str],
 ) -> None:
     intact, joint = logits["joint"][0], logits["joint"][1:]
     n_sets = settings.random_sets
-    preferred = pd.Index(classes).get_indexer(pd.Index(plan.chosen[_preferred_column(settings)]))
+    prefers = plan.chosen[_preferred_column(settings)]
+    preferred = pd.Index(classes).get_indexer(pd.Index(prefers))
     effects = unit_effects(intact, logits["single"], labels, preferred.astype(np.int64), confidence=settings.confidence)
+    metric = settings.metric
     names = ["unit_id", "site", "unit", "preferred", "mean", "firing_rate", "index", "index_excess", "index_q"]
+    names += [metric, f"{metric}_excess", f"{metric}_q"]
     described = plan.chosen[list(dict.fromkeys([*names, settings.column]))].reset_index(drop=True)
+    described["preferred"] = prefers.to_numpy()
     described.insert(0, "rank", np.arange(1, len(described) + 1))
     base_loss, base_correct = cross_entropy(intact, labels), intact.argmax(1) == labels
     loss = cross_entropy(joint[: 1 + n_sets], labels) - base_loss
@@ -274,6 +287,7 @@ def _summarise(
         site_names=list(dict.fromkeys(units["site"])),
         base_correct=base_correct,
         settings=settings,
+        left_out=left_out,
         n_images=len(labels),
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,14 +14,18 @@ from numpy.typing import NDArray
 
 from auditor.ablation import accuracy_with_interval
 from auditor.api.run import Run, read_table, records
+from auditor.api.selection import INDEX, layers_with_signed, scored_by
 from auditor.api.settings import ALPHA, AblationSettings
 from auditor.api.workspace import read_manifest
 from auditor.causal import MatchedSets, SetTest
 from auditor.manifest import Manifest
+from auditor.registry import registry
 from auditor.store.files import write_csv, write_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+SHOWN = 5
 
 
 class Ablation:
@@ -91,10 +96,13 @@ class Ablation:
         result, test = self.results, self.results["tests"]
         loss, accuracy, match = test["loss_change"], test["accuracy_drop"], result["matching"]
         intact = result["intact"]
+        # Results of earlier versions do not say.
+        column, left_out = result.get("ranked_by", "index_excess"), result.get("left_out", [])
         sites = ", ".join(f"{name} ({n})" for name, n in result["units_by_site"].items())
         lines = [
             f"Chosen on the {result['chosen_on']} split, scored on the {result['scored_on']} split "
             f"({loss['n_images']} images).",
+            *_ranking(column, left_out, self.run.layers),
             f"Units by layer: {sites}.",
             f"Intact accuracy {intact['accuracy']:.1%} [{intact['low']:.1%}, {intact['high']:.1%}].",
             _joint(result["n_units"], "loss (nats)", loss, ".4f"),
@@ -115,7 +123,11 @@ class Ablation:
         """Importance of single units against their selectivity."""
         from auditor.report.importance import unit_importance
 
-        return unit_importance(self.effects, sites=[site.name for site in self.run.sites])
+        metric = str(self.results.get("ranked_by", "index_excess")).removesuffix("_excess")
+        label = None if metric == INDEX else f"{registry().metric(metric).label} above shuffled labels"
+        return unit_importance(
+            self.effects, sites=[site.name for site in self.run.sites], metric=metric, metric_label=label
+        )
 
     def plot_sets(self) -> Figure:
         """Loss change of the selected units together, among matched random sets."""
@@ -147,6 +159,22 @@ class Ablation:
         return [path for name, make in figures.items() for path in save(make(), folder / name)]
 
 
+def _ranking(column: str, left_out: Sequence[str], layers: pd.DataFrame) -> list[str]:
+    """Say how units were ranked, where that is not by the index over all layers."""
+    metric = column.removesuffix("_excess")
+    if metric != INDEX:
+        why = "" if INDEX in scored_by(layers).values() else "; every layer has signed responses, which have no index"
+        over = " above shuffled labels" if column.endswith("_excess") else ""
+        return [f"Ranked by {registry().metric(metric).label}{over} ({column}){why}."]
+    if not left_out:
+        return []
+    more = f" and {len(left_out) - SHOWN} more" if len(left_out) > SHOWN else ""
+    return [
+        f"Left out of the ranking: {layers_with_signed(len(left_out))}, which have no index: "
+        f"{', '.join(left_out[:SHOWN])}{more}."
+    ]
+
+
 def _joint(n_units: int, measure: str, test: dict[str, Any], form: str, scale: float = 1) -> str:
     keys = ("observed", "null_mean", "null_low", "null_high", "effect", "low", "high")
     observed, mean, null_low, null_high, effect, low, high = (f"{scale * test[key]:+{form}}" for key in keys)
@@ -176,6 +204,7 @@ def write_results(
     site_names: list[str],
     base_correct: NDArray[np.bool_],
     settings: AblationSettings,
+    left_out: Sequence[str],
     n_images: int,
 ) -> None:
     """Write tables and ``results.json``."""
@@ -188,6 +217,8 @@ def write_results(
     write_json(
         folder / "results.json",
         {
+            "ranked_by": settings.column,
+            "left_out": list(left_out),
             "chosen_on": "select",
             "scored_on": "score",
             "n_units": len(effects),

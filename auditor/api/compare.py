@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from auditor.api.run import Run, records
+from auditor.api.selection import INDEX, signed_metrics
+from auditor.api.skips import SKIPPED, read_skipped
 from auditor.data import SPLITS
 from auditor.errors import OptionError, RunError
 from auditor.stats.intervals import paired_proportion_interval
@@ -27,7 +30,8 @@ class Comparison:
     Parameters
     ----------
     overall : pandas.DataFrame
-        One row per run: accuracy and mean index with intervals, and their change from the first run.
+        One row per run: accuracy and mean index with intervals, and their change from the first run. Where runs have
+        layers with signed units, the means of what stands in for the index there, with intervals and null.
     layers : pandas.DataFrame
         One row per run and site.
     """
@@ -49,9 +53,12 @@ class Comparison:
 
     def plot(self) -> Figure:
         """Mean selectivity by layer and accuracy, run against run."""
+        from auditor.registry import registry
         from auditor.report.comparison import comparison
 
-        return comparison(self.layers, self.overall)
+        known = [name for name in registry().metrics() if f"mean_{name}" in self.layers]
+        labels = {name: registry().metric(name).label for name in known if name != INDEX}
+        return comparison(self.layers, self.overall, signed=labels)
 
     def save(self, folder: Path) -> None:
         """Write tables, JSON and figure."""
@@ -85,7 +92,7 @@ def compare(first: Run, *others: Run) -> Comparison:
     OptionError
         If there is nothing to compare with.
     RunError
-        If the runs are of other data or splits.
+        If the runs are of other data or splits, or left out different images.
     """
     if not others:
         raise OptionError("A comparison needs at least two runs.", got="one")
@@ -100,34 +107,61 @@ def compare(first: Run, *others: Run) -> Comparison:
                     got=str(mine[field]),
                 )
     runs = [first, *others]
+    left_out = [{one.id for one in read_skipped(run.path / SKIPPED)} for run in runs]
+    for run, ids in zip(runs, left_out, strict=True):
+        if ids != left_out[0]:
+            raise RunError(
+                f"{run.name} and {first.name} left out different images that could not be read, so they cannot be "
+                "compared.",
+                wanted=f"the {len(left_out[0])} images that {first.name} left out",
+                got=f"{len(ids)}; {', '.join(sorted(ids ^ left_out[0])[:5])} in one but not the other",
+                fix="Profile both again with the same files.",
+            )
     correct = [_correct(run) for run in runs]
+    labels = _labels(runs)
     overall = pd.DataFrame(
-        [_row(run) | _changes(first, run, correct[0], c) for run, c in zip(runs, correct, strict=True)]
+        [
+            _row(run, label) | _changes(first, run, correct[0], c)
+            for run, label, c in zip(runs, labels, correct, strict=True)
+        ]
     )
-    layers = pd.concat([_layer_rows(run) for run in runs], ignore_index=True)
+    layers = pd.concat([_layer_rows(run, label) for run, label in zip(runs, labels, strict=True)], ignore_index=True)
     return Comparison(overall, layers)
 
 
-def _label(run: Run) -> str:
-    tuned = run.manifest.identity.get("finetune")
-    return "before" if tuned is None else f"alpha {tuned['plan']['alpha']:g}"
+def _labels(runs: Sequence[Run]) -> list[str]:
+    """What training did to each run, or its name where that does not tell it from another."""
+    tuned = [run.manifest.identity.get("finetune") for run in runs]
+    labels = ["before" if plan is None else f"alpha {plan['plan']['alpha']:g}" for plan in tuned]
+    return [run.name if labels.count(label) > 1 else label for run, label in zip(runs, labels, strict=True)]
 
 
-def _row(run: Run) -> dict[str, Any]:
+def _row(run: Run, label: str) -> dict[str, Any]:
     accuracy, network = run.summary["accuracy"] or {}, run.summary["network"]
     return {
-        "run": _label(run),
+        "run": label,
         "name": run.name,
         "accuracy": accuracy.get("accuracy", np.nan),
         "accuracy_low": accuracy.get("low", np.nan),
         "accuracy_high": accuracy.get("high", np.nan),
-        "mean_index": network["mean_index"],
-        "mean_index_low": network["low"],
-        "mean_index_high": network["high"],
-        "null_mean": network["null_mean"],
+        "mean_index": _number(network["mean_index"]),
+        "mean_index_low": _number(network["low"]),
+        "mean_index_high": _number(network["high"]),
+        "null_mean": _number(network["null_mean"]),
         "dead": run.summary["dead"],
         "units": run.summary["units"],
+        **{
+            (f"mean_{name}" if key == "mean" else f"{name}_{key}"): _number(found[key])
+            for name, found in network.get("signed", {}).items()
+            if isinstance(found, dict)
+            for key in ("mean", "low", "high", "null_mean")
+        },
     }
+
+
+def _number(value: float | None) -> float:
+    """Undo JSON's null for what is undefined."""
+    return np.nan if value is None else value
 
 
 def _changes(
@@ -145,7 +179,10 @@ def _changes(
 
 
 def _index_change(first: Run, run: Run) -> dict[str, float]:
-    change = run.summary["network"]["mean_index"] - first.summary["network"]["mean_index"]
+    before, after = (_number(each.summary["network"]["mean_index"]) for each in (first, run))
+    change = after - before
+    if np.isnan(change):
+        return dict.fromkeys(("index_change", "index_change_low", "index_change_high"), np.nan)
     a, b = _replicates(first), _replicates(run)
     shared = ("data", "selectivity", "seed")
     paired = all(first.manifest.identity[k] == run.manifest.identity[k] for k in shared)
@@ -164,11 +201,11 @@ def _replicates(run: Run) -> NDArray[np.float64]:
     return mean
 
 
-def _layer_rows(run: Run) -> pd.DataFrame:
+def _layer_rows(run: Run, label: str) -> pd.DataFrame:
     layers = run.layers
     return pd.DataFrame(
         {
-            "run": _label(run),
+            "run": label,
             "site": layers["site"],
             "mean_index": layers["mean_index"],
             "low": layers["index_low"],
@@ -176,15 +213,20 @@ def _layer_rows(run: Run) -> pd.DataFrame:
             "null_mean": layers["index_null_mean"],
             "dead": layers["dead"],
             "n_units": layers["n_units"],
+            **{
+                column: layers[column]
+                for name in signed_metrics(layers)
+                for column in (f"mean_{name}", f"{name}_low", f"{name}_high", f"{name}_null_mean")
+            },
         }
     )
 
 
 def _correct(run: Run) -> NDArray[np.bool_] | None:
-    """Which images of the score split are classified correctly."""
+    """Which images of the split that accuracy is of are classified correctly."""
     if run.summary["accuracy"] is None:
         return None
     with run.store() as store:
-        rows = store.splits == SPLITS.index("score")
+        rows = store.splits == SPLITS.index(run.summary["accuracy"]["split"])
         result: NDArray[np.bool_] = store.logits[rows].argmax(1) == store.labels[rows]
     return result

@@ -13,10 +13,12 @@ from torch import nn
 
 from auditor.api.compare import Comparison, compare
 from auditor.api.forward import Execution, accuracy, load_split
+from auditor.api.heads import CHOICES
 from auditor.api.models import Prepared
-from auditor.api.profile import profile_prepared
+from auditor.api.profiling import profile_prepared
 from auditor.api.run import Run, read_table
-from auditor.api.settings import SelectivitySettings
+from auditor.api.settings import SelectivitySettings, StoreSettings
+from auditor.api.skips import SKIPPED, Skips
 from auditor.api.workspace import check_name, claim, locked, slug, write_manifest
 from auditor.data import LabelledData
 from auditor.errors import DataError, ModelError
@@ -82,6 +84,7 @@ def finetune(
     name: str | None = None,
     device: str = "auto",
     workers: int | None = None,
+    max_bad: int | None = None,
     reporter: Reporter = QUIET,
 ) -> FineTuned:
     """Train a run's network on with the selectivity regularizer and profile the result as a run of its own.
@@ -101,7 +104,7 @@ def finetune(
         At most so many images of the train split, stratified.
     name : str, optional
         Name of the new run's folder.
-    device, workers
+    device, workers, max_bad
         See :class:`auditor.api.forward.Execution`.
     reporter : Reporter
 
@@ -124,7 +127,7 @@ def finetune(
         balanced=balanced,
         seed=seed,
     )
-    execution = Execution(device=device, workers=workers)
+    execution = Execution(device=device, workers=workers, max_bad=max_bad)
     if name is not None:
         check_name(name)
     data = run.data()
@@ -134,7 +137,7 @@ def finetune(
         raise ModelError(
             "The model's outputs are not the classes of the data, so it cannot be trained on them.",
             wanted=f"{len(run.classes)} outputs, one per class",
-            fix="Profile a model with one output per class (--weights none or --checkpoint FILE).",
+            fix=f"{CHOICES}, or profile one with one output per class (--weights none, --checkpoint FILE).",
         )
     sites = _regularized_sites(run, reporter)
     manifest = Manifest(
@@ -159,6 +162,7 @@ def finetune(
         source=run.manifest.provenance.get("data"),
         layers=run.manifest.identity["layers"],
         settings=SelectivitySettings(**{**settings, "metrics": tuple(settings["metrics"])}),
+        storing=StoreSettings(run.manifest.identity["store"], run.manifest.identity["dtype"]),
         seed=int(run.manifest.identity["seed"]),
         folder=folder,
         runs=folder.parent,
@@ -222,9 +226,8 @@ def _train(
             training.joinpath("state.pt").unlink(missing_ok=True)
     module.eval()
     identity = {
-        "spec": start.identity["spec"],
+        **start.identity,  # with what was done to its outputs
         "weights": f"finetuned:{manifest.digest()}",
-        "n_outputs": start.identity["n_outputs"],
         "seed": None,
         "state": state_hash(module),
     }
@@ -242,8 +245,11 @@ def _fit(
     reporter: Reporter,
 ) -> list[EpochRecord]:
     transform = start.preprocessing.build()
-    images, labels = load_split(data, "train", transform, execution)
-    held_images, held_labels = load_split(data, "select", transform, execution)
+    n_images = sum(len(data.splits[split]) for split in ("train", "select"))
+    skips = Skips(data, n_images, path=state.with_name(SKIPPED), max_bad=execution.max_bad)
+    images, labels = load_split(data, "train", transform, execution, skips=skips)
+    held_images, held_labels = load_split(data, "select", transform, execution, skips=skips)
+    skips.announce(reporter)
 
     def evaluate(model: nn.Module) -> tuple[float, float, float]:
         return accuracy(model, held_images, held_labels, execution.batch_size)

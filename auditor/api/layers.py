@@ -19,6 +19,7 @@ def list_sites(
     model: str = "resnet18",
     *,
     data: str = "digits",
+    root: str | Path | None = None,
     weights: str | None = None,
     checkpoint: str | Path | None = None,
     layers: str | Sequence[str] = "activations",
@@ -32,7 +33,7 @@ def list_sites(
     """
     prepared = prepare(
         model,
-        load_data(data),
+        load_data(data, root=root),
         weights=weights if weights is not None or checkpoint is not None else "none",
         checkpoint=checkpoint,
         layers=layers,

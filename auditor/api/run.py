@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +11,9 @@ import pandas as pd
 
 from auditor.api.forward import Execution
 from auditor.api.models import Prepared, reload
+from auditor.api.selection import INDEX, main_metric, rank_units, scored_by, signed_metrics
+from auditor.api.skips import SKIPPED, read_skipped
+from auditor.api.storing import open_store
 from auditor.api.workspace import find_run, read_manifest
 from auditor.data import LabelledData, load_data
 from auditor.errors import RunError
@@ -20,7 +22,7 @@ from auditor.models.preprocessing import Preprocessing
 from auditor.progress import QUIET, Reporter
 from auditor.stats.moments import ClassMoments
 from auditor.store.blocks import BlockCache
-from auditor.store.reader import StoreReader
+from auditor.store.files import read_json
 from auditor.units import Site
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
 
     from auditor.api.ablation_result import Ablation
     from auditor.api.finetune import FineTuned
+    from auditor.store.reader import StoreReader
+    from auditor.store.shards import ShardedReader
 
 TOP_TUNING = 12
 
@@ -92,6 +96,11 @@ class Run:
         return self.path.name
 
     @property
+    def complete(self) -> bool:
+        """Whether the run is finished; one of several shards is not, as long as others are missing."""
+        return self.manifest.complete
+
+    @property
     def classes(self) -> tuple[str, ...]:
         """Class names, in the order of the labels."""
         return tuple(self.manifest.provenance["classes"])
@@ -119,7 +128,7 @@ class Run:
     @cached_property
     def summary(self) -> dict[str, Any]:
         """Network mean index, accuracy on the score split, counts."""
-        content: dict[str, Any] = json.loads((self.path / "summary.json").read_text(encoding="utf-8"))
+        content: dict[str, Any] = read_json(self.path / "summary.json")
         return content
 
     def to_frame(self) -> pd.DataFrame:
@@ -147,13 +156,15 @@ class Run:
             by_site.setdefault(site, {})[field] = value
         return {site: ClassMoments.from_state(state) for site, state in by_site.items()}
 
-    def store(self) -> StoreReader:
+    def store(self) -> StoreReader | ShardedReader:
         """Open the stored responses for reading; use it as a context manager."""
-        return StoreReader(self.path / "activations.h5")
+        return open_store(self.path)
 
     def tuning(self, top: int = TOP_TUNING) -> pd.DataFrame:
         """Class means with standard errors of the `top` units of highest excess, in long form."""
-        ranked = self.selectivity.sort_values("index_excess", ascending=False, kind="stable").head(top)
+        metric = main_metric(self.layers)
+        prefers = "preferred" if metric == INDEX else f"{metric}_preferred"
+        ranked = rank_units(self.selectivity, self.layers, metric).head(top)
         moments = self.moments("select")
         parts = []
         for row in ranked.to_dict("records"):
@@ -165,39 +176,61 @@ class Run:
                         "class_name": list(self.classes),
                         "mean": site.mean[:, unit],
                         "se": np.sqrt(site.variance[:, unit] / np.maximum(site.count, 1)),
-                        "preferred": [c == row["preferred"] for c in self.classes],
-                        "index": row["index"],
-                        "index_low": row["index_low"],
-                        "index_high": row["index_high"],
+                        "preferred": [c == row[prefers] for c in self.classes],
+                        **{column: row[column] for column in (metric, f"{metric}_low", f"{metric}_high")},
                     }
                 )
             )
         return pd.concat(parts, ignore_index=True)
 
-    def plot(self, metric: str = "index") -> Figure:
-        """Selectivity by layer against the label-shuffle null."""
-        from auditor.registry import registry
-        from auditor.report.selectivity import selectivity_by_layer
+    def plot(self, metric: str | None = None) -> Figure:
+        """Selectivity by layer against the label-shuffle null.
 
-        return selectivity_by_layer(self.selectivity, metric=metric, metric_label=registry().metric(metric).label)
+        Parameters
+        ----------
+        metric : str, optional
+            Default: the index, with d' and AUC in its place for the layers that hold signed units.
+        """
+        from auditor.registry import registry
+        from auditor.report.selectivity import selectivity_by_layer, selectivity_panels
+
+        signed = signed_metrics(self.layers)
+        if metric is None and signed:
+            scored = {site: (by,) if by == INDEX else signed for site, by in scored_by(self.layers).items()}
+            names = [name for name in (INDEX, *signed) if any(name in mine for mine in scored.values())]
+            labels = {name: registry().metric(name).label for name in names}
+            return selectivity_panels(self.selectivity, labels=labels, scored_by=scored)
+        name = metric or INDEX
+        return selectivity_by_layer(self.selectivity, metric=name, metric_label=registry().metric(name).label)
 
     def plot_tuning(self, top: int = TOP_TUNING) -> Figure:
         """Class tuning of the most selective units."""
+        from auditor.registry import registry
         from auditor.report.tuning import class_tuning
 
-        return class_tuning(self.tuning(top), n_images=int(self.selectivity["n_images"].iloc[0]))
+        metric = main_metric(self.layers)
+        return class_tuning(
+            self.tuning(top),
+            n_images=int(self.selectivity["n_images"].iloc[0]),
+            metric=metric,
+            metric_label=metric if metric == INDEX else registry().metric(metric).label,
+        )
 
     def save_figures(self) -> list[Path]:
         """Write every figure of the run as PNG and SVG."""
         from auditor.report.style import save
 
         folder = self.path / "figures"
-        metrics = self.manifest.identity["selectivity"]["metrics"]
-        saved = [path for metric in metrics for path in save(self.plot(metric), folder / f"selectivity_{metric}")]
+        metrics = list(self.manifest.identity["selectivity"]["metrics"])
+        saved: list[Path] = []
+        if signed_metrics(self.layers):
+            saved += save(self.plot(), folder / "selectivity")
+            metrics.remove(INDEX)
+        saved += [path for metric in metrics for path in save(self.plot(metric), folder / f"selectivity_{metric}")]
         return saved + list(save(self.plot_tuning(), folder / "class_tuning"))
 
     def data(self) -> LabelledData:
-        """Load the run's data and check that they are the same.
+        """Load the run's data, check that they are the same and leave out the images that the run could not read.
 
         Raises
         ------
@@ -211,7 +244,7 @@ class Run:
                     "The run's data were given from Python and cannot be loaded again here.",
                     fix="Work with the run in the session that has the data.",
                 )
-            data = load_data(source["text"], fractions=tuple(source["fractions"]))
+            data = load_data(source["text"], fractions=tuple(source["fractions"]), root=source.get("root"))
             if source["limit"] is not None:
                 data = data.limited(source["limit"])
             self._data = data
@@ -224,7 +257,7 @@ class Run:
                     got=str(found[field]),
                     fix="Profile again.",
                 )
-        return self._data
+        return self._data.without(read_skipped(self.path / SKIPPED))
 
     def model(self, execution: Execution) -> Prepared:
         """Build the run's model again, unless it is in memory.
@@ -240,6 +273,7 @@ class Run:
                 self.manifest.identity["model"],
                 Preprocessing.from_dict(self.manifest.identity["preprocessing"]),
                 None if weights_file is None else Path(weights_file),
+                folder=self.path,
                 execution=execution,
             )
         return self._model

@@ -120,30 +120,48 @@ def claim(folder: Path, manifest: Manifest, *, beside: Iterable[str] = ()) -> Cl
                 wanted="; ".join(str(change) for change in changes[:5]) + ("; ..." if len(changes) > 5 else ""),
                 fix="Choose another --name, or go back to the settings of that run.",
             )
-        return Claimed(folder, "done" if there.complete else "resume")
+        if there.complete:
+            return Claimed(folder, "done")
+        _sweep(folder)
+        return Claimed(folder, "resume")
     if {p.name for p in folder.iterdir() if not p.name.startswith(".")} - set(beside):
         raise RunError(f"{folder} exists and is not a run; it is left as it is.", fix="Choose another --name.")
     write_manifest(folder, manifest)
     return Claimed(folder, "new")
 
 
+def _sweep(folder: Path) -> None:
+    """Remove files that a killed process left half written; shards, which lie deeper, are others' to write."""
+    for pattern in (".*.tmp", "*/.*.tmp"):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Hold a run for this process alone.
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold a run for this process alone; with `wait`, once the others are done with it.
 
     Raises
     ------
     RunError
-        If another process works on it.
+        If another process works on it, or nothing can be written there.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(str(folder / ".lock"), timeout=-1 if wait else 0)
     try:
-        with FileLock(str(folder / ".lock"), timeout=0):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise RunError(
             f"Another process is working on {folder}.", fix="Wait for it, or choose another --name."
         ) from None
+    except OSError as error:
+        raise RunError(
+            f"{folder} cannot be written: {error.strerror or error}.", fix="Choose another folder with --runs."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def mark_latest(folder: Path) -> None:

@@ -9,6 +9,7 @@ import click
 
 from auditor.cli.console import interval, number, print_json, print_lines, print_table
 from auditor.cli.options import output_options, runs_option
+from auditor.cli.selectivity import FORMS, SHORT
 
 if TYPE_CHECKING:
     from auditor.api.compare import Comparison
@@ -38,10 +39,12 @@ def command(*, names: tuple[str, ...], runs: str, out: str | None, as_json: bool
 def show(comparison: Comparison) -> None:
     """Print a comparison."""
     overall = comparison.overall.to_dict("records")
+    signed = [name for name in ("dprime", "auc") if f"mean_{name}" in comparison.overall]
     print_table(
         "Accuracy on the score split, mean class selectivity on the select split",
         [("run", "left"), *((h, "right") for h in
-         ("accuracy, %", "change, points", "mean SI", "change", "null", "dead units"))],
+         ("accuracy, %", "change, points", "mean SI", "change", "null", *(f"mean {SHORT[name]}" for name in signed),
+          "dead units"))],
         [
             (
                 row["run"],
@@ -50,22 +53,32 @@ def show(comparison: Comparison) -> None:
                 _scaled(row, "mean_index", ".3f"),
                 _scaled(row, "index_change", "+.3f"),
                 number(row["null_mean"]),
+                *(_signed(row, name) for name in signed),
                 f"{row['dead']} of {row['units']}",
             )
             for row in overall
         ],
     )  # fmt: skip
     runs = list(dict.fromkeys(comparison.layers["run"]))
-    by_run = {run: frame.set_index("site") for run, frame in comparison.layers.groupby("run", sort=False)}
+    rows = {(row["run"], row["site"]): row for row in comparison.layers.to_dict("records")}
     print_table(
-        "Mean SI by layer (dead units)",
+        "Mean SI by layer (dead units)" + (", or d' where responses are signed" if signed else ""),
         [("layer", "left"), *((run, "right") for run in runs)],
-        [(site, *(_layer(by_run[run].loc[site].to_dict()) for run in runs)) for site in by_run[runs[0]].index],
+        [(site, *(_layer(rows.get((run, site))) for run in runs)) for site in dict.fromkeys(comparison.layers["site"])],
     )
 
 
-def _layer(row: dict[Any, Any]) -> str:
-    return f"{interval(row['mean_index'], row['low'], row['high'])} ({int(row['dead'])})"
+def _layer(row: dict[Any, Any] | None) -> str:
+    if row is None:
+        return "-"
+    shown = interval(row["mean_index"], row["low"], row["high"])
+    if shown == "-" and "mean_dprime" in row and (signed := _signed(row, "dprime")) != "-":
+        shown = f"{SHORT['dprime']} {signed}"
+    return f"{shown} ({int(row['dead'])})"
+
+
+def _signed(row: dict[Any, Any], name: str) -> str:
+    return interval(row[f"mean_{name}"], row[f"{name}_low"], row[f"{name}_high"], FORMS.get(name, ".3f"))
 
 
 def _scaled(row: dict[Any, Any], name: str, form: str, scale: float = 1) -> str:

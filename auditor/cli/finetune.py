@@ -8,7 +8,7 @@ import click
 
 from auditor.cli.compare import show as show_comparison
 from auditor.cli.console import print_json, print_lines, reporter
-from auditor.cli.options import limit_option, output_options, runs_option, seed_option
+from auditor.cli.options import limit_option, max_bad_option, output_options, runs_option, seed_option
 
 
 @click.command("finetune")
@@ -23,6 +23,7 @@ from auditor.cli.options import limit_option, output_options, runs_option, seed_
 @click.option("--balanced/--unbalanced", default=True, show_default=True, help="Equal classes in every batch.")
 @click.option("--name", metavar="NAME", help="Name of the new run.  [default: from parent, alpha and settings]")
 @limit_option
+@max_bad_option
 @seed_option
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps.")
 @click.option("--workers", type=int, help="Loader processes.  [default: 0 for small data, else up to 4]")

@@ -22,24 +22,30 @@ def options(*decorators: Decorator) -> Decorator:
 
 
 class Numbers(click.ParamType[tuple[float, ...]]):
-    """Comma-separated numbers, a fixed count of them."""
+    """Numbers or fractions such as ``127/255``, separated by commas; as many as one of `counts` says."""
 
     name = "numbers"
 
-    def __init__(self, count: int) -> None:
-        self.count = count
+    def __init__(self, *counts: int) -> None:
+        self.counts = counts
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         """Split and check."""
         if isinstance(value, tuple):
             return value
         try:
-            numbers = tuple(float(part) for part in str(value).split(","))
-        except ValueError:
+            numbers = tuple(_number(part) for part in str(value).split(","))
+        except (ValueError, ZeroDivisionError):
             numbers = ()
-        if len(numbers) != self.count:
-            self.fail(f"{value!r} is not {self.count} numbers separated by commas.", param, ctx)
+        if len(numbers) not in self.counts:
+            wanted = " or ".join(map(str, self.counts))
+            self.fail(f"{value!r} is not {wanted} numbers separated by commas.", param, ctx)
         return numbers
+
+
+def _number(text: str) -> float:
+    numerator, slash, denominator = text.partition("/")
+    return float(numerator) / float(denominator) if slash else float(text)
 
 
 runs_option = click.option(
@@ -52,6 +58,12 @@ output_options = options(
 )
 seed_option = click.option("--seed", default=0, show_default=True, help="Of every random choice.")
 limit_option = click.option("--limit", type=int, metavar="N", help="At most N images per split, stratified.")
+
+max_bad_option = click.option(
+    "--max-bad", type=int, metavar="N",
+    help="Stop when more than N images cannot be read; they are left out and listed.  [default: 1 % or 10 images, "
+    "whichever is more]",
+)  # fmt: skip
 
 
 def execution_options(batch_size: int) -> Decorator:
@@ -72,8 +84,46 @@ model_options = options(
                  "embedded digits, else pretrained]"),
     click.option("--checkpoint", metavar="FILE", help="Weights: safetensors or a PyTorch state dict."),
     click.option("--data", default="digits", show_default=True, metavar="WHAT",
-                 help="digits, or a folder with one folder of images per class."),
+                 help="digits, a folder with one folder of images per class, FILE.npz (images, labels), "
+                 "torchvision:NAME, or pkg.module:factory of a data set."),
+    click.option("--root", metavar="DIR", help="Where a data set that is known by its name lies (torchvision:NAME)."),
     click.option("--layers", multiple=True, metavar="PATTERN",
                  help="activations, blocks, a glob over layer names, re:REGEX or type:CLASS; may be repeated.  "
                  "[default: activations]"),
+)  # fmt: skip
+
+preprocessing_options = options(
+    click.option("--input-size", type=Numbers(1, 2, 3), metavar="SIZE",
+                 help="Input in pixels: SIZE, H,W or C,H,W.  [this and the next four default to the model's own]"),
+    click.option("--crop-pct", type=float, metavar="SHARE",
+                 help="Share of the resized picture that is cropped: 0.875 for 224 of 256, 1 for all of it."),
+    click.option("--interpolation", metavar="NAME", help="bicubic, bilinear, lanczos, nearest, box or hamming."),
+    click.option("--mean", type=Numbers(1, 3), metavar="NUMBERS",
+                 help="Of pixels in [0, 1]: one number or one per channel; 127/255 is a number."),
+    click.option("--std", type=Numbers(1, 3), metavar="NUMBERS", help="Likewise."),
+)  # fmt: skip
+
+head_options = options(
+    click.option("--class-map", metavar="FILE",
+                 help="Where outputs are not the data's classes: CSV or JSON from class to output (index or name), a "
+                 "CSV table with a column `index`, or `imagenet`."),
+    click.option("--output-names", metavar="FILE",
+                 help="CSV table with a column `index`: names of the outputs for a map to names.  "
+                 "[default: ImageNet's for 1,000 outputs]"),
+    click.option("--restrict-outputs", is_flag=True,
+                 help="Leave out outputs that no class is mapped to, instead of letting them compete."),
+    click.option("--head", metavar="KIND",
+                 help="probe: put a logistic regression on the features, fitted on the train split, in the place of "
+                 "the logit layer."),
+)  # fmt: skip
+
+store_options = options(
+    click.option("--store", default="pooled", show_default=True, metavar="WHAT",
+                 help="Keep pooled responses (one number per unit and image), full (whole layer outputs, too; about 50 "
+                 "times larger) or none (an interrupted run begins again)."),
+    click.option("--store-dtype", default="float32", show_default=True, metavar="TYPE",
+                 help="float32 or float16; what is scored is what is stored."),
+    click.option("--compress", metavar="HOW", help="lz4: compress the finished file (needs hdf5plugin)."),
+    click.option("--shard", metavar="N/COUNT",
+                 help="Only part N of COUNT of the images; one process each, the last to finish scores the run."),
 )  # fmt: skip

@@ -6,28 +6,34 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from auditor.cli.console import interval, number, print_json, print_lines, print_table, reporter
+from auditor.cli.console import interval, print_json, print_lines, reporter
 from auditor.cli.options import (
     Numbers,
     execution_options,
+    head_options,
     limit_option,
+    max_bad_option,
     model_options,
     output_options,
+    preprocessing_options,
     runs_option,
     seed_option,
+    store_options,
 )
+from auditor.cli.selectivity import network_lines, show_selectivity
 
 if TYPE_CHECKING:
     from auditor.api.run import Run
 
-TOP = 10
-
 
 @click.command("profile")
 @model_options
+@head_options
+@preprocessing_options
 @click.option(
     "--metric", "metrics", multiple=True, metavar="NAME",
-    help="A selectivity metric beside the class selectivity index; may be repeated (`auditor plugins` lists them).",
+    help="A selectivity metric beside the class selectivity index, or `all`; may be repeated (`auditor plugins` lists "
+    "them).",
 )  # fmt: skip
 @click.option("--shuffles", default=1000, show_default=True, help="Label shuffles of the null.")
 @click.option("--bootstraps", default=1000, show_default=True, help="Resamples of the intervals.")
@@ -37,6 +43,8 @@ TOP = 10
     help="Shares of the train, select and score splits.",
 )  # fmt: skip
 @limit_option
+@max_bad_option
+@store_options
 @click.option("--name", metavar="NAME", help="Name of the run.  [default: from model, data and settings]")
 @runs_option
 @seed_option
@@ -50,7 +58,12 @@ def command(*, layers: tuple[str, ...], as_json: bool, quiet: bool, **options: A
     from auditor.api.profile import profile
 
     run = profile(layers=list(layers) or "activations", reporter=reporter(quiet=quiet), **options)
-    if as_json:
+    if not run.complete:
+        if as_json:
+            print_json({"run": str(run.path), "complete": False})
+        else:
+            print_lines([f"The shard is in {run.path}, which is scored when all shards are there."])
+    elif as_json:
         print_json(run.to_dict())
     else:
         show(run)
@@ -58,58 +71,34 @@ def command(*, layers: tuple[str, ...], as_json: bool, quiet: bool, **options: A
 
 def show(run: Run) -> None:
     """Print a profile."""
-    layers, units, summary = run.layers, run.selectivity, run.summary
-    print_table(
-        f"Class selectivity by layer ({int(units['n_images'].iloc[0])} images of the select split)",
-        [("layer", "left"), *((h, "right") for h in
-         ("units", "dead", "signed", f"mean SI [{run.confidence:.0%}]", "null", "excess", "significant"))],
-        [
-            (
-                row["site"],
-                str(row["n_units"]),
-                str(row["dead"]),
-                str(row["signed"]),
-                interval(row["mean_index"], row["index_low"], row["index_high"]),
-                number(row["index_null_mean"]),
-                number(row["index_excess"]),
-                str(row["significant"]),
-            )
-            for row in layers.to_dict("records")
-        ],
-    )  # fmt: skip
-    top = units.sort_values("index_excess", ascending=False, kind="stable").head(TOP)
-    print_table(
-        f"The {min(TOP, len(top))} most selective units (by excess over the label-shuffle null)",
-        [("unit", "left"), ("prefers", "left"), *((h, "right") for h in
-         (f"SI [{run.confidence:.0%}]", "null", "excess", "q", "held-out SI", "fires on"))],
-        [
-            (
-                row["unit_id"],
-                row["preferred"],
-                interval(row["index"], row["index_low"], row["index_high"]),
-                number(row["index_null"]),
-                number(row["index_excess"]),
-                number(row["index_q"], ".2g"),
-                number(row["index_heldout"]),
-                f"{row['firing_rate']:.0%}",
-            )
-            for row in top.to_dict("records")
-            if row["index_excess"] == row["index_excess"]
-        ],
-    )  # fmt: skip
-    network, accuracy = summary["network"], summary["accuracy"]
-    lines = [
-        f"Network mean SI {interval(network['mean_index'], network['low'], network['high'])}, "
-        f"label-shuffle null {number(network['null_mean'])}, excess {number(network['excess'])}; "
-        f"{summary['significant']} of {summary['units']} units significant (q <= 0.05), {summary['dead']} dead."
-    ]
-    if summary["signed"]:
-        lines.append(
-            f"{summary['signed']} units have negative responses: the index is not defined for them; --metric dprime is."
-        )
+    summary = run.summary
+    accuracy = summary["accuracy"]
+    show_selectivity(run)
+    lines = network_lines(run)
     if accuracy is None:
-        lines.append("Accuracy: not defined, the model's outputs are not the classes of the data.")
+        lines.append(
+            "Accuracy: not defined, the model's outputs are not the classes of the data. --class-map FILE maps them, "
+            "--head probe fits a new logit layer."
+        )
     else:
-        shown = interval(100 * accuracy["accuracy"], 100 * accuracy["low"], 100 * accuracy["high"], ".1f")
-        lines.append(f"Accuracy on the score split: {shown} % ({accuracy['n_images']} images).")
+        if "head" in summary:
+            lines.append(_head(summary["head"]))
+        lines.append(f"Accuracy on the {accuracy['split']} split: {_percent(accuracy)}.")
+        profiled = accuracy.get("profiled", accuracy)
+        if profiled["n_images"] > accuracy["n_images"]:
+            lines.append(f"Accuracy on all images profiled: {_percent(profiled)}.")
     print_lines([*lines, f"Tables, figures and activations are in {run.path}."])
+
+
+def _percent(accuracy: dict[str, Any]) -> str:
+    estimate, low, high = (100 * accuracy[key] for key in ("accuracy", "low", "high"))
+    shown = interval(estimate, low, high, ".1f")
+    return f"{shown} % ({accuracy['n_images']} images)"
+
+
+def _head(head: dict[str, Any]) -> str:
+    train, held_out = head["train"], head["held_out"]
+    return (
+        f"Head: logistic regression on the {head['features']} inputs of {head['layer']}; "
+        f"{train['accuracy']:.1%} on the {train['n_images']} images it was fitted on, held out: {_percent(held_out)}."
+    )

@@ -30,16 +30,22 @@ _DEPTHS = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
 
 
 @styled
-def unit_importance(effects: DataFrame, *, sites: Sequence[str] | None = None) -> Figure:
+def unit_importance(
+    effects: DataFrame, *, sites: Sequence[str] | None = None, metric: str = "index", metric_label: str | None = None
+) -> Figure:
     """Draw what silencing each unit does against how selective it is, one panel per effect.
 
     Parameters
     ----------
     effects : DataFrame
-        One row per unit: ``site``, ``index_excess``, and ``loss_change``, ``accuracy_change``,
+        One row per unit: ``site``, ``<metric>_excess``, and ``loss_change``, ``accuracy_change``,
         ``preferred_accuracy_change``, each with ``_low`` and ``_high``. Effects whose column is missing are left out.
     sites : sequence of str, optional
         All sites in network order; if given, colour shows a unit's depth.
+    metric : str
+        Selectivity metric.
+    metric_label : str, optional
+        What to call its excess on the axis.
 
     Returns
     -------
@@ -59,9 +65,9 @@ def unit_importance(effects: DataFrame, *, sites: Sequence[str] | None = None) -
     figure = new_figure(1.1 + 3.4 * len(panels), 4.1)
     all_axes = figure.subplots(1, len(panels), squeeze=False).ravel()
     for axes, (column, scale, label) in zip(all_axes, panels, strict=True):
-        points = _panel(axes, effects, column, scale, depth)
+        points = _panel(axes, effects, f"{metric}_excess", column, scale, depth)
         axes.set_ylabel(label)
-        axes.set_xlabel("selectivity above shuffled labels")
+        axes.set_xlabel(metric_label or "selectivity above shuffled labels")
         points.set_clim(0, max(1, len(order) - 1))
     if depth is not None:
         bar = figure.colorbar(points, ax=list(all_axes), fraction=0.03, pad=0.01, ticks=[0, len(order) - 1])
@@ -72,9 +78,9 @@ def unit_importance(effects: DataFrame, *, sites: Sequence[str] | None = None) -
 
 
 def _panel(
-    axes: Axes, effects: DataFrame, column: str, scale: float, depth: NDArray[np.float64] | None
+    axes: Axes, effects: DataFrame, excess: str, column: str, scale: float, depth: NDArray[np.float64] | None
 ) -> PathCollection:
-    x = effects["index_excess"].to_numpy(dtype=float)
+    x = effects[excess].to_numpy(dtype=float)
     y, low, high = (scale * effects[name].to_numpy(dtype=float) for name in (column, f"{column}_low", f"{column}_high"))
     axes.axhline(0, color=INK, linewidth=0.9)
     axes.vlines(x, low, high, color=_HAIR, linewidth=1, zorder=2)

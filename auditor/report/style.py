@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from functools import wraps
 from pathlib import Path
@@ -13,6 +14,8 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from auditor.store.files import replacing
 
 # Okabe & Ito (2008): told apart with every common kind of colour blindness.
 BLUE, VERMILION, GREEN, ORANGE, SKY, PINK = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#56B4E9", "#CC79A7"
@@ -89,13 +92,15 @@ def save(figure: Figure, stem: str | os.PathLike[str]) -> tuple[Path, Path]:
     png, svg : Path
     """
     png, svg = Path(f"{os.fspath(stem)}.png"), Path(f"{os.fspath(stem)}.svg")
-    png.parent.mkdir(parents=True, exist_ok=True)
     for path, options in ((png, {"dpi": DPI, "metadata": {"Software": None}}), (svg, {"metadata": {"Date": None}})):
         buffer = io.BytesIO()
-        with mpl.rc_context():
+        with mpl.rc_context(), warnings.catch_warnings():
             _apply_style()
+            # A box in place of an emoji says it well enough.
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
             figure.savefig(buffer, format=path.suffix[1:], **options)
-        path.write_bytes(buffer.getvalue())
+        with replacing(path) as file:
+            file.write(buffer.getvalue())
     return png, svg
 
 

@@ -19,17 +19,21 @@ _LONGEST_NAME = 22
 
 
 @styled
-def class_tuning(tuning: DataFrame, *, n_images: int) -> Figure:
+def class_tuning(tuning: DataFrame, *, n_images: int, metric: str = "index", metric_label: str = "index") -> Figure:
     """Draw the mean response to each class, one panel per unit, with 95 % intervals.
 
     Parameters
     ----------
     tuning : DataFrame
         One row per unit and class: ``unit_id``, ``class_name``, ``mean``, ``se`` (standard error of the mean),
-        ``preferred``, ``index``, ``index_low``, ``index_high``. The first 12 units are drawn. Beyond 12 classes, the
-        ten with the strongest response and the mean of all others.
+        ``preferred``, ``<metric>``, ``<metric>_low``, ``<metric>_high``. The first 12 units are drawn. Beyond 12
+        classes, the ten with the strongest response and the mean of all others.
     n_images : int
         Images behind the means, for the caption.
+    metric : str
+        Selectivity metric.
+    metric_label : str
+        What to call it above the panels.
 
     Returns
     -------
@@ -53,7 +57,7 @@ def class_tuning(tuning: DataFrame, *, n_images: int) -> Figure:
     for axes in panels[len(units) :]:
         axes.set_visible(False)
     for axes, unit in zip(panels, units, strict=False):
-        _panel(axes, unit, tuning[tuning["unit_id"] == unit])
+        _panel(axes, unit, tuning[tuning["unit_id"] == unit], metric, metric_label)
     for axes in panels[max(0, len(units) - n_columns) : len(units)]:
         axes.set_xlabel("mean response")
     shown = "" if n_classes <= _MOST_CLASSES else f" The {_TOP} strongest of {n_classes} classes, and all others."
@@ -61,7 +65,7 @@ def class_tuning(tuning: DataFrame, *, n_images: int) -> Figure:
     return figure
 
 
-def _panel(axes: Axes, unit: str, mine: DataFrame) -> None:
+def _panel(axes: Axes, unit: str, mine: DataFrame, metric: str, metric_label: str) -> None:
     names, means = list(mine["class_name"]), mine["mean"].to_numpy(dtype=float)
     errors, preferred = mine["se"].to_numpy(dtype=float), mine["preferred"].to_numpy(dtype=bool)
     colours = [VERMILION if yes else BLUE for yes in preferred]
@@ -85,5 +89,6 @@ def _panel(axes: Axes, unit: str, mine: DataFrame) -> None:
     first = mine.iloc[0]
     # Right-aligned: long class names leave narrow axes, whose titles may run to the left.
     axes.set_title(f"{shorten(unit, 30)}\n", fontsize=9, pad=3, loc="right")
-    note = f"index {first['index']:.2f}  [{first['index_low']:.2f}, {first['index_high']:.2f}]"
+    value, low, high = (first[column] for column in (metric, f"{metric}_low", f"{metric}_high"))
+    note = f"{metric_label} {value:.2f}  [{low:.2f}, {high:.2f}]"
     axes.text(1, 1.015, note, transform=axes.transAxes, fontsize=8, color=GREY, va="bottom", ha="right")

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import h5py
@@ -252,39 +248,3 @@ def test_a_module_is_used_where_it_is() -> None:
     assert Execution().on(module).device == "cpu"
     with pytest.raises(OptionError, match="another device"):
         Execution(device="cpu").on(nn.Linear(2, 2, device="meta"))
-
-
-SCRIPT = """
-import sys
-sys.path.insert(0, {support!r})
-import auditor
-auditor.profile(
-    "factories:small_cnn", weights="none", name="run", runs={runs!r}, batch_size=4, shuffles=199, bootstraps=100
-)
-"""
-
-
-def test_a_killed_profile_goes_on_to_the_same_tables(tmp_path: Path) -> None:
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_script = lambda runs: [sys.executable, "-c", SCRIPT.format(support=str(SUPPORT), runs=str(runs))]  # noqa: E731
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    subprocess.run(run_script(whole), check=True, env=environment)
-    store = killed / "run" / "activations.h5"
-    process = subprocess.Popen(run_script(killed), env=environment)
-    deadline = time.monotonic() + 120
-    while not store.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    time.sleep(0.3)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not json.loads((killed / "run" / "manifest.json").read_text())["complete"]
-    with pytest.raises(RunError, match="no finished run"):
-        auditor.Run.open(runs=killed)
-    subprocess.run(run_script(killed), check=True, env=environment)
-    for name in ("units.csv", "layers.csv", "summary.json"):
-        left, right = ((runs / "run" / name).read_text() for runs in (whole, killed))
-        if name.endswith(".csv"):
-            a, b = (pd.read_csv(runs / "run" / name) for runs in (whole, killed))
-            pd.testing.assert_frame_equal(a, b, rtol=1e-9)
-        else:
-            assert json.loads(left)["units"] == json.loads(right)["units"]

@@ -12,7 +12,7 @@ from auditor.errors import DataError
 from auditor.report.comparison import comparison
 from auditor.report.curve import ablation_curve
 from auditor.report.importance import unit_importance
-from auditor.report.selectivity import selectivity_by_layer
+from auditor.report.selectivity import selectivity_by_layer, selectivity_panels
 from auditor.report.set_test import set_test
 from auditor.report.style import save, tell_apart
 from auditor.report.training import training_history
@@ -96,6 +96,31 @@ def hidden_units():
     return units().assign(index=np.where(units()["site"] == "layer4.3.relu@2", np.nan, 0.5))
 
 
+def partly_signed(n_sites=6):
+    """Every other site is scored by d' and AUC."""
+    table = units(n_sites)
+    odd = table["site"].map({site: i % 2 == 1 for i, site in enumerate(dict.fromkeys(table["site"]))})
+    table["signed"] = odd
+    for name, value in (("dprime", 0.5), ("auc", 0.7)):
+        table[name] = np.where(odd, table["index"] + value, np.nan)
+        table[f"{name}_null"] = np.where(odd, value, np.nan)
+    return table.assign(index=table["index"].where(~odd), index_null=table["index_null"].where(~odd))
+
+
+def panels(table):
+    labels = {"index": LABEL, "dprime": "d'", "auc": "ROC-AUC of the best class"}
+    signed = table.groupby("site", sort=False)["signed"].any()
+    names = {site: ("dprime", "auc") if yes else ("index",) for site, yes in signed.items()}
+    used = {name for mine in names.values() for name in mine}
+    return selectivity_panels(table, labels={k: v for k, v in labels.items() if k in used}, scored_by=names)
+
+
+def signed_layers(*, index):
+    table = layers().assign(mean_dprime=1.0, dprime_low=0.9, dprime_high=1.1, dprime_null_mean=0.5)
+    columns = ["mean_index", "low", "high", "null_mean"]
+    return table if index else table.assign(**dict.fromkeys(columns, np.nan))
+
+
 NULL = np.random.default_rng(0).normal(0.04, 0.01, 200)
 FIGURES = {
     "selectivity": lambda: selectivity_by_layer(units(), metric_label=LABEL),
@@ -106,7 +131,15 @@ FIGURES = {
     "another metric": lambda: selectivity_by_layer(
         units().rename(columns={"index": "dprime", "index_null": "dprime_null"}), metric="dprime", metric_label="d'"
     ),
+    "selectivity, partly signed": lambda: panels(partly_signed()),
+    "selectivity, all signed": lambda: panels(partly_signed().query("signed")),
     "tuning": lambda: class_tuning(tuning(), n_images=450),
+    "tuning by d'": lambda: class_tuning(
+        tuning().rename(columns=lambda name: name.replace("index", "dprime")),
+        n_images=450,
+        metric="dprime",
+        metric_label="d'",
+    ),
     "tuning of one unit": lambda: class_tuning(tuning(1, 2), n_images=450),
     "tuning to 1000 classes": lambda: class_tuning(tuning(20, 1000), n_images=50_000),
     "tuning below zero": lambda: class_tuning(tuning().assign(mean=-1.0), n_images=450),
@@ -114,6 +147,9 @@ FIGURES = {
     "importance": lambda: unit_importance(effects()),
     "importance by depth": lambda: unit_importance(effects(), sites=["s0", "s1", "s2"]),
     "importance of one unit": lambda: unit_importance(effects(1)),
+    "importance by d'": lambda: unit_importance(
+        effects().rename(columns={"index_excess": "dprime_excess"}), metric="dprime", metric_label="d' above chance"
+    ),
     "importance, all alike": lambda: unit_importance(effects().assign(loss_change=0.0)),
     "importance, loss only": lambda: unit_importance(effects()[[c for c in effects() if "accuracy" not in c]]),
     "set test": lambda: set_test(NULL, 0.02, 0.02, 0.06, 0.9, label="loss of accuracy", n_units=100),
@@ -124,6 +160,8 @@ FIGURES = {
     "comparison of five": lambda: comparison(layers(tuple("abcde"), 3), overall(tuple("abcde"))),
     "comparison, one site": lambda: comparison(layers(n_sites=1), overall()),
     "comparison, other sites": lambda: comparison(layers().iloc[3:-3], overall().iloc[:1]),
+    "comparison, partly signed": lambda: comparison(signed_layers(index=True), overall(), signed={"dprime": "d'"}),
+    "comparison, all signed": lambda: comparison(signed_layers(index=False), overall(), signed={"dprime": "d'"}),
     "training": lambda: training_history(history()),
     "training, one epoch": lambda: training_history(history(2).iloc[1:]),
 }
@@ -142,7 +180,13 @@ def test_the_same_data_gives_the_same_bytes(tmp_path, name):
         assert first.read_bytes() == again.read_bytes()
 
 
-@pytest.mark.parametrize("name", ["selectivity", "tuning", "importance", "set test", "curve", "comparison", "training"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "selectivity", "selectivity, partly signed", "tuning", "importance", "set test", "curve", "comparison",
+        "comparison, partly signed", "training",
+    ],
+)  # fmt: skip
 def test_nothing_sticks_out(name):
     figure = FIGURES[name]()
     figure.canvas.draw()
@@ -158,6 +202,7 @@ def test_nothing_sticks_out(name):
     "draw",
     [
         lambda: selectivity_by_layer(units().iloc[:0], metric_label=LABEL),
+        lambda: selectivity_panels(units().iloc[:0], labels={"index": LABEL}, scored_by={}),
         lambda: class_tuning(tuning().iloc[:0], n_images=0),
         lambda: unit_importance(effects().iloc[:0]),
         lambda: unit_importance(effects()[["site", "index_excess"]]),
@@ -183,6 +228,15 @@ def test_sites_are_in_network_order_and_named():
     axes = FIGURES["selectivity"]().axes[0]
     assert [label.get_text() for label in axes.get_yticklabels()] == [f"layer4.{i}.relu@2" for i in range(17)]
     assert axes.yaxis.get_inverted()
+
+
+def test_layers_are_drawn_where_they_are_scored():
+    figure = FIGURES["selectivity, partly signed"]()
+    for axes, drawn in zip(figure.axes, ([0, 2, 4], [1, 3, 5], [1, 3, 5]), strict=True):
+        assert [line.get_ydata()[0] for line in axes.lines if line.get_marker() == "o"] == drawn
+    assert "12  (12 signed)" in [text.get_text() for text in figure.axes[-1].texts]
+    assert len(FIGURES["selectivity, all signed"]().axes) == 2
+    assert [axes.get_xlabel() for axes in FIGURES["comparison, all signed"]().axes] == ["mean of the layer, d'", ""]
 
 
 def test_values_land_where_they_belong():

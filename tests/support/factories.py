@@ -21,6 +21,16 @@ def small_cnn(num_classes: int = 10) -> nn.Module:
     )
 
 
+def normed_cnn(num_classes: int = 10) -> nn.Module:
+    """As :func:`small_cnn` with batch norms, so that training with a strong regularizer kills no units."""
+    layers: list[nn.Module] = []
+    for made in small_cnn(num_classes):
+        layers.append(made)
+        if isinstance(made, nn.Conv2d):
+            layers.append(nn.BatchNorm2d(made.out_channels))
+    return nn.Sequential(*layers)
+
+
 class Signed(nn.Module):
     """All its responses can be negative."""
 
@@ -38,3 +48,16 @@ class Signed(nn.Module):
 def signed(num_classes: int = 10) -> nn.Module:
     """Build a network without a layer on which the index is defined."""
     return Signed(num_classes)
+
+
+def mixed(num_classes: int = 10) -> nn.Module:
+    """Build a network of a layer with signed responses (``1``, 6 units) and one without (``3``, 8 units)."""
+    return nn.Sequential(
+        nn.Conv2d(3, 6, 5, stride=4),
+        nn.GELU(),
+        nn.Conv2d(6, 8, 3, stride=2),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(8, num_classes),
+    )
