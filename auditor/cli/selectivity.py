@@ -47,7 +47,8 @@ def network_lines(run: Run) -> list[str]:
     others = len(run.layers) - signed["sites"]
     found = [(name, value) for name, value in signed.items() if isinstance(value, dict)]
     means = "; ".join(
-        f"mean {_short(name)} {interval(value['mean'], value['low'], value['high'])}, "
+        f"mean {_short(name)} {interval(value['mean'], value['low'], value['high'])}"
+        f"{' (without an interval)' if value['low'] is None else ''}, "
         f"null {number(value['null_mean'])}, excess {number(value['excess'])}"
         for name, value in found
     )

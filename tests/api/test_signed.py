@@ -159,6 +159,7 @@ def test_a_profile_prints_them(
 ) -> None:
     profile_command.show(signed)
     text = capsys.readouterr().out
+    assert "(without an interval)" in " ".join(text.split())
     assert "signed responses (120 images" in text
     assert "mean d' [95%]" in text
     assert "SI [95%]" not in text
