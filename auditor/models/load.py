@@ -117,7 +117,9 @@ def load_model(
 def model_preprocessing(spec: ModelSpec, module: nn.Module) -> Preprocessing:
     """Return the evaluation transform of a model built from `spec`; ImageNet's at 224 if a factory's does not tell."""
     if spec.source == "torchvision":
-        return torchvision_preprocessing(spec.name)
+        # Without weights torchvision builds vit_h_14 for 224 pixels; its default weights are for 518.
+        size = getattr(module, "image_size", None)
+        return torchvision_preprocessing(spec.name, size if isinstance(size, int) else None)
     if spec.source == "timm" or _has_config(module):
         return timm_preprocessing(module)
     return Preprocessing()

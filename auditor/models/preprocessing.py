@@ -155,12 +155,16 @@ def timm_preprocessing(module: nn.Module) -> Preprocessing:
     )
 
 
-def torchvision_preprocessing(name: str) -> Preprocessing:
-    """Read the evaluation transform of torchvision's default weights for the model `name`."""
+def torchvision_preprocessing(name: str, image_size: int | None = None) -> Preprocessing:
+    """Read the evaluation transform of torchvision's default weights for the model `name`.
+
+    Where those are for pictures of another size than `image_size`, it is the transform of the first weights that fit.
+    """
     from torchvision.models import get_model_weights
 
     weights: Any = get_model_weights(name)
-    preset = weights.DEFAULT.transforms()
+    presets = [each.transforms() for each in (weights.DEFAULT, *weights)]
+    preset = next((each for each in presets if image_size in (None, *each.crop_size)), presets[0])
     height, width = (preset.crop_size * 2)[:2]
     return Preprocessing(
         input_size=(len(preset.mean), height, width),

@@ -51,6 +51,13 @@ def test_torchvision_bit_for_bit(name: str) -> None:
         assert torch.equal(ours(picture), theirs(picture))
 
 
+@pytest.mark.parametrize("size, wanted", [(None, 518), (518, 518), (224, 224), (100, 518)])
+def test_torchvision_weights_of_several_sizes(size: int | None, wanted: int) -> None:
+    found = torchvision_preprocessing("vit_h_14", size)
+    assert found.input_size == (3, wanted, wanted)
+    assert found.resize == (wanted,)
+
+
 def test_pictures_are_brought_to_the_models_channels() -> None:
     grey = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8))
     rgb = Preprocessing().with_size(8).build()(grey)
