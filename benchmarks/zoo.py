@@ -27,9 +27,8 @@ import sys
 import tempfile
 import time
 import warnings
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -249,7 +248,8 @@ def main() -> None:
     todo = [model for model in everything if (key := (model.source, model.name)) not in rows or key in retried]
     print(f"{len(everything)} models, {len(todo)} to do")
     with ThreadPoolExecutor(options.processes) as pool:
-        for row in pool.map(partial(attempt, options=options), todo):
+        for done in as_completed(pool.submit(attempt, model, options) for model in todo):
+            row = done.result()
             rows[row["source"], row["model"]] = row
             write(options.out, rows)
             print(f"{row['source']}:{row['model']}  {row['seconds']} s  {row['status']}", flush=True)
