@@ -148,7 +148,7 @@ def stream(
             sites=stored,
             n_rows=len(order),
             n_outputs=width,
-            dtype=storing.dtype,
+            dtype=storing.dtype if stored else "float32",  # a file without responses has no type of theirs
             # Whole maps of a batch are large; one waits while the next is computed.
             queue_size=1 if maps else 4,
             attrs={"digest": digest, **({} if storing.shard is None else {"shard": storing.shard})},
@@ -174,8 +174,10 @@ def stream(
                 whole = {name: values.numpy() for name, values in captured.take_maps().items()}
                 kept = responses if held is None else {}
                 store.append(ids=ids, labels=labels, splits=codes, logits=logits, responses=kept, maps=whole)
-                responses = {name: values.astype(storing.dtype) for name, values in responses.items()}
+                with np.errstate(over="ignore"):  # the store has refused what does not fit; without one, it is below
+                    responses = {name: values.astype(storing.dtype, copy=False) for name, values in responses.items()}
                 if held is not None:
+                    _check_finite(batch.images, responses, logits, ids)
                     held.add(responses)
                 tally.add(responses, labels, codes)
                 task.advance(len(batch.index))

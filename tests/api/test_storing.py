@@ -12,7 +12,7 @@ import torch
 
 import auditor
 from auditor.api.forward import Execution
-from auditor.errors import OptionError, RunError, StoreError, UnknownNameError
+from auditor.errors import DataError, OptionError, RunError, StoreError, UnknownNameError
 
 TABLES = ("units.csv", "layers.csv", "summary.json", "class_means.csv")
 
@@ -73,6 +73,11 @@ def test_without_a_store_an_interrupted_run_begins_again(profile: Profile, monke
     same(profile("none", store="none"), profile("pooled"))
 
 
+def test_without_a_store_in_half_precision(profile: Profile) -> None:
+    run = profile("none", store="none", store_dtype="float16")
+    same(run, profile("pooled", store_dtype="float16"))
+
+
 def test_what_is_scored_is_what_is_stored(profile: Profile, monkeypatch: pytest.MonkeyPatch) -> None:
     half, wide = profile("half", store_dtype="float16"), profile("wide")
     assert half.manifest.identity["dtype"] == "float16"
@@ -106,6 +111,8 @@ def test_responses_too_large_for_half_precision_are_refused(tmp_path: Path) -> N
     shape = auditor.Preprocessing(input_size=(3, 16, 16), resize=(16,))
     with pytest.raises(OptionError, match="does not fit float16"):
         auditor.profile(Large(), preprocessing=shape, store_dtype="float16", **options)  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="layer 'relu' hold NaN or infinite"):
+        auditor.profile(Large(), preprocessing=shape, store="none", store_dtype="float16", **options)  # type: ignore[arg-type]
 
 
 def test_compression_at_once_or_later(profile: Profile) -> None:
