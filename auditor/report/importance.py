@@ -19,12 +19,12 @@ from auditor.stats.intervals import spearman_interval
 
 # Column, scale, axis label.
 _PANELS = (
-    ("loss_change", 1.0, "change of the loss"),
+    ("loss_change", 1.0, "change of the loss (nats)"),
     ("accuracy_change", 100.0, "change of accuracy\n(percentage points)"),
     ("preferred_accuracy_change", 100.0, "change of accuracy on the\npreferred class (percentage points)"),
 )
 
-_HAIR = "#BDBDBD"
+_HAIR, _CROWD = "#BDBDBD", 300
 # Without viridis' yellow end, which is too light for small dots on white.
 _DEPTHS = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
 
@@ -83,8 +83,12 @@ def _panel(
     x = effects[excess].to_numpy(dtype=float)
     y, low, high = (scale * effects[name].to_numpy(dtype=float) for name in (column, f"{column}_low", f"{column}_high"))
     axes.axhline(0, color=INK, linewidth=0.9)
-    axes.vlines(x, low, high, color=_HAIR, linewidth=1, zorder=2)
-    points = axes.scatter(x, y, c=BLUE if depth is None else depth, s=16, linewidths=0, zorder=3)
+    # Thousands of intervals would be one grey area: each fades, so that darkness shows how many overlap.
+    crowd = len(x) > _CROWD
+    axes.vlines(
+        x, low, high, color=INK if crowd else _HAIR, alpha=max(0.03, 60 / len(x)) if crowd else 1, linewidth=1, zorder=2
+    )
+    points = axes.scatter(x, y, c=BLUE if depth is None else depth, s=6 if crowd else 16, linewidths=0, zorder=3)
     points.set_cmap(_DEPTHS)
     good = np.isfinite(x) & np.isfinite(y)
     if good.sum() > 2 and np.ptp(x[good]) > 0 and np.ptp(y[good]) > 0:

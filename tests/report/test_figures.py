@@ -74,6 +74,17 @@ def curve():
     )
 
 
+def kept():
+    table = curve()
+    return pd.concat([table.assign(kind="silence"), table.assign(kind="keep")]).assign(draws=1)
+
+
+def areas(kinds=("silence", "keep")):
+    rows = [(order, kind) for kind in kinds for order in ("selective first", "least selective first", "random")]
+    table = pd.DataFrame(rows, columns=["order", "kind"]).assign(area=0.4, low=-0.1, high=0.5)
+    return table.assign(area=table["area"].where(table["order"] != "random"))
+
+
 def layers(runs=("before", "after"), n_sites=17):
     rows = [(run, f"layer{i}.relu@2") for run in runs for i in range(n_sites)]
     table = pd.DataFrame(rows, columns=["run", "site"])
@@ -156,6 +167,10 @@ FIGURES = {
     "set test, one set": lambda: set_test([0.1], 0.1, 0.1, 0.1, 1.0, label="loss of accuracy", n_units=100),
     "curve": lambda: ablation_curve(curve(), chance=0.1),
     "curve without an intact row": lambda: ablation_curve(curve().query("n_silenced > 0")),
+    "curve with areas": lambda: ablation_curve(curve(), chance=0.1, areas=areas(["silence"]).drop(columns="kind")),
+    "curve, kept too": lambda: ablation_curve(kept(), chance=0.1),
+    "curve, kept too, with areas": lambda: ablation_curve(kept(), chance=0.1, areas=areas(), n_units=120),
+    "curve, kept only": lambda: ablation_curve(kept().query("kind == 'keep'"), areas=areas().assign(low=np.nan)),
     "comparison": lambda: comparison(layers(), overall()),
     "comparison of five": lambda: comparison(layers(tuple("abcde"), 3), overall(tuple("abcde"))),
     "comparison, one site": lambda: comparison(layers(n_sites=1), overall()),
@@ -174,7 +189,9 @@ def test_drawn_and_saved(tmp_path, name):
     assert (tmp_path / "new" / "figure.png").read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["selectivity", "tuning", "importance by depth", "comparison"])
+@pytest.mark.parametrize(
+    "name", ["selectivity", "tuning", "importance by depth", "curve, kept too, with areas", "comparison"]
+)
 def test_the_same_data_gives_the_same_bytes(tmp_path, name):
     for first, again in zip(save(FIGURES[name](), tmp_path / "a"), save(FIGURES[name](), tmp_path / "b"), strict=True):
         assert first.read_bytes() == again.read_bytes()
@@ -183,8 +200,8 @@ def test_the_same_data_gives_the_same_bytes(tmp_path, name):
 @pytest.mark.parametrize(
     "name",
     [
-        "selectivity", "selectivity, partly signed", "tuning", "importance", "set test", "curve", "comparison",
-        "comparison, partly signed", "training",
+        "selectivity", "selectivity, partly signed", "tuning", "importance", "set test", "curve", "curve with areas",
+        "curve, kept too", "curve, kept too, with areas", "comparison", "comparison, partly signed", "training",
     ],
 )  # fmt: skip
 def test_nothing_sticks_out(name):
@@ -244,6 +261,29 @@ def test_values_land_where_they_belong():
     lines = {line.get_label(): line.get_xdata()[0] for line in axes.lines}
     assert lines["their mean"] == pytest.approx(0.2)
     assert lines["selected set"] == 0.5
+
+
+def test_kept_units_are_those_that_are_not_silenced():
+    silenced, rest = FIGURES["curve, kept too, with areas"]().axes
+    assert [axes.get_xlabel() for axes in (silenced, rest)] == ["silenced units (of 120)", "kept units (of 120)"]
+    first, there = (next(line for line in axes.lines if line.get_marker() == "o") for axes in (silenced, rest))
+    assert first.get_xdata().tolist() == [0, 10, 100]
+    assert there.get_xdata().tolist() == [20, 110, 120]
+    assert there.get_ydata().tolist() == first.get_ydata().tolist()[::-1]
+    assert first.get_color() == there.get_color()
+
+
+def test_orders_differ_in_colour_and_in_marker_and_show_their_areas():
+    table = curve().assign(draws=[1] * 6 + [5] * 3 + [1] * 3)
+    axes = ablation_curve(table, areas=areas()).axes[0]
+    lines = [line for line in axes.lines if line.get_marker() != "None"]
+    assert len({line.get_color() for line in lines}) == len({line.get_marker() for line in lines}) == 4
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [
+        "selective first: area 0.40 [−0.10, 0.50]",
+        "least selective first: area 0.40 [−0.10, 0.50]",
+        "random (mean of 5)",
+        "my own",
+    ]
 
 
 def test_long_names_stay_apart():
