@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import pluggy
 
 if TYPE_CHECKING:
+    from auditor.ablation.edits import Edit
     from auditor.data.base import DataSource
     from auditor.selectivity.base import AnyMetric
 
@@ -38,3 +39,8 @@ def auditor_data_sources() -> Sequence[DataSource]:  # type: ignore[empty-body]
 
     A source is asked, in order of registration, whether it :meth:`claims` what follows ``--data``.
     """
+
+
+@hookspec
+def auditor_edits() -> Sequence[Edit]:  # type: ignore[empty-body]
+    """Ways to ablate a unit, each an instance of :class:`auditor.ablation.edits.Edit` with its default parameter."""

@@ -14,11 +14,12 @@ from auditor import hookspecs
 from auditor.errors import PluginError, unknown_name
 
 if TYPE_CHECKING:
+    from auditor.ablation.edits import Edit
     from auditor.data.base import DataSource
     from auditor.selectivity.base import AnyMetric
 
 # Named, not imported: the registry sits below the rooms that provide the built-ins.
-BUILTIN_PLUGINS = ("auditor.selectivity.builtin", "auditor.data.builtin")
+BUILTIN_PLUGINS = ("auditor.selectivity.builtin", "auditor.data.builtin", "auditor.ablation.builtin")
 
 
 class Registry:
@@ -82,6 +83,26 @@ class Registry:
     def data_sources(self) -> dict[str, DataSource]:
         """Every data source by name, built-ins last so that a plugin can claim first."""
         return self._collect("data source", self.manager.hook.auditor_data_sources)
+
+    def edits(self) -> dict[str, Edit]:
+        """Every way to ablate a unit by name, with its default parameter."""
+        return self._collect("edit", self.manager.hook.auditor_edits)
+
+    def edit(self, text: str) -> Edit:
+        """Look up an edit by ``NAME`` or ``NAME=VALUE``.
+
+        Raises
+        ------
+        UnknownNameError
+            With near matches, if there is none of that name.
+        OptionError
+            If the value is no number, or the edit takes none.
+        """
+        name, given, value = text.partition("=")
+        edits = self.edits()
+        if name not in edits:
+            raise unknown_name("edit", name, edits, fix="`auditor plugins` lists them.")
+        return edits[name].with_value(value) if given else edits[name]
 
     def metric(self, name: str) -> AnyMetric:
         """Look up one metric.

@@ -13,6 +13,9 @@ import torch
 from captum.attr import LayerFeatureAblation
 from torch import Tensor, nn
 
+from auditor.ablation.edits import Edit
+from auditor.ablation.engine import Advance, Engine, Job, Noise, Sink, edit_context
+from auditor.ablation.replay import record, unit_maps
 from auditor.errors import ModelError
 from auditor.hooks import taps
 from auditor.units import Site
@@ -28,7 +31,7 @@ class _Recorder:
         self.logits: list[Tensor] = []
 
     def __call__(self, images: Tensor, labels: Tensor) -> Tensor:
-        logits: Tensor = self._model(images)
+        logits: Tensor = self._model(images.clone())  # which a model may change in place
         self.logits.append(logits.detach())
         # Captum refuses tensor targets when several perturbations share a batch, so the label's logit is taken here.
         return logits.gather(1, labels[:, None]).squeeze(1)
@@ -41,9 +44,10 @@ def captum_unit_logits(
     site: Site,
     units: Sequence[int],
     *,
+    baselines: Tensor | None = None,
     max_batch: int = 512,
 ) -> Tensor:
-    """Logits with each of a site's `units` silenced alone.
+    """Logits with each of a site's `units` silenced, or replaced, alone.
 
     Parameters
     ----------
@@ -55,6 +59,8 @@ def captum_unit_logits(
         One call of one layer; a module that is called several times is measured at this call only.
     units : sequence of int
         Distinct unit indices.
+    baselines : Tensor, shape (B, *site.shape), optional
+        What takes the place of a unit's map. Default: zero.
     max_batch : int
         Largest number of (image, ablation) pairs in one forward pass.
 
@@ -84,7 +90,7 @@ def captum_unit_logits(
         attributions = LayerFeatureAblation(recorder, tapped[site.name]).attribute(
             images,
             additional_forward_args=(labels,),
-            layer_baselines=0,
+            layer_baselines=0 if baselines is None else baselines,
             layer_mask=mask.view(shape).to(images.device),
             perturbations_per_eval=per_pass,
         )
@@ -93,6 +99,60 @@ def captum_unit_logits(
     ablated = torch.cat([part.view(-1, len(images), part.shape[-1]) for part in passes])[: len(units)]
     _check_against_attributions(attributions, intact, ablated, labels, site, units)
     return ablated.float().cpu()
+
+
+class CaptumEngine(Engine):
+    """``LayerFeatureAblation`` for every unit: the whole network again for each, and the oracle of the others.
+
+    Parameters
+    ----------
+    model : nn.Module
+        In eval mode.
+    dtype : torch.dtype
+        Of the images.
+    max_batch : int
+        Largest number of (image, ablation) pairs in one forward pass.
+    """
+
+    name = "captum"
+
+    def __init__(self, model: nn.Module, *, dtype: torch.dtype = torch.float32, max_batch: int = 512) -> None:
+        self.model, self.dtype, self.fallbacks = model, dtype, {}
+        self._max_batch = max_batch
+
+    def ablate(
+        self,
+        images: Tensor,
+        jobs: Sequence[Job],
+        edit: Edit,
+        sink: Sink,
+        *,
+        donors: Tensor | None = None,
+        noise: Noise | None = None,
+        advance: Advance | None = None,
+    ) -> Tensor:
+        """See :meth:`Engine.ablate`."""
+        calls = {job.call for job in jobs}
+        with torch.no_grad():
+            logits, values = record(self.model, images, calls)
+            given = None if donors is None else record(self.model, donors, calls)[1]
+        # Any output will do: only the logits are used.
+        labels = logits.argmax(1)
+        for job in jobs:
+            site, value = job.site, values[job.call]
+            after = edit.apply(unit_maps(value, site.unit_axis, job.units), edit_context(job, given, noise))
+            value.movedim(site.unit_axis, 1)[:, job.units] = after
+            found = captum_unit_logits(
+                self.model, images, labels, site, job.units.tolist(), baselines=value, max_batch=self._max_batch
+            )
+            n_units, n_images = found.shape[:2]
+            unit, row = torch.arange(n_units * n_images).div(n_images, rounding_mode="floor"), torch.arange(n_images)
+            # Rounded as the others are, so that equal logits stay equal.
+            intact = logits.float().cpu().repeat(n_units, 1)
+            sink(site.name, unit, row.repeat(n_units), found.flatten(0, 1), intact)
+            if advance is not None:
+                advance(n_units * n_images)
+        return logits
 
 
 def _check_against_attributions(

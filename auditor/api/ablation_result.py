@@ -10,17 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from numpy.typing import NDArray
 
-from auditor.ablation import accuracy_with_interval
+from auditor.ablation import PairEffects
 from auditor.api.run import Run, read_table, records
 from auditor.api.selection import INDEX, layers_with_signed, scored_by
-from auditor.api.settings import ALPHA, AblationSettings
+from auditor.api.settings import ALPHA
 from auditor.api.workspace import read_manifest
-from auditor.causal import MatchedSets, SetTest
 from auditor.manifest import Manifest
 from auditor.registry import registry
-from auditor.store.files import write_csv, write_json
+from auditor.store.blocks import BlockCache
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -53,13 +51,34 @@ class Ablation:
 
     @cached_property
     def effects(self) -> pd.DataFrame:
-        """One row per unit silenced alone, most selective first."""
+        """One row per unit that was ablated alone: the selected ones by rank, then others; see README."""
         return read_table(self.path / "units.csv")
 
     @cached_property
     def curve(self) -> pd.DataFrame:
-        """Accuracy against the number of units silenced, for three orders."""
+        """Accuracy against the number of units silenced, by order."""
         return read_table(self.path / "curve.csv")
+
+    @cached_property
+    def areas(self) -> pd.DataFrame:
+        """Normalised area under each curve, and its difference from that of random orders."""
+        return read_table(self.path / "areas.csv")
+
+    def per_image(self) -> tuple[pd.Index, PairEffects]:
+        """Effects of every unit on every image of the score split, in its order.
+
+        Returns
+        -------
+        units : pandas.Index
+            Names of the units.
+        effects : PairEffects
+            Shape (units, images).
+        """
+        cache = BlockCache(self.path / "per_image")
+        blocks = [block for key in cache.keys() if (block := cache.get(key)) is not None]  # noqa: SIM118
+        rows = np.concatenate([block["row"] for block in blocks])
+        names = pd.Index(self.run.selectivity["unit_id"].to_numpy()[rows], name="unit_id")
+        return names, PairEffects.concatenate([PairEffects.from_arrays(block) for block in blocks], axis=0)
 
     @cached_property
     def sets(self) -> pd.DataFrame:
@@ -103,6 +122,7 @@ class Ablation:
             f"Chosen on the {result['chosen_on']} split, scored on the {result['scored_on']} split "
             f"({loss['n_images']} images).",
             *_ranking(column, left_out, self.run.layers),
+            *_engine(result),
             f"Units by layer: {sites}.",
             f"Intact accuracy {intact['accuracy']:.1%} [{intact['low']:.1%}, {intact['high']:.1%}].",
             _joint(result["n_units"], "loss (nats)", loss, ".4f"),
@@ -113,6 +133,8 @@ class Ablation:
             f"overlap with the selected units {match['overlap_mean']:.0%}; "
             f"two random sets differ in {match['distinct']:.0%} of their units on average.",
         ]
+        lines += _areas(self.areas) if (self.path / "areas.csv").exists() else []
+        lines += [*_agreement(result), *_race(result)]
         if abs(match["smd"]) > 0.1:
             lines.append(
                 "Caution: mean activation is not well matched (over 0.1); part of the difference may be due to it."
@@ -148,7 +170,9 @@ class Ablation:
         """Accuracy against the number of units silenced."""
         from auditor.report.curve import ablation_curve
 
-        return ablation_curve(self.curve, chance=1 / len(self.run.classes))
+        areas = self.areas if (self.path / "areas.csv").exists() else None
+        n_units = len(self.run.selectivity)
+        return ablation_curve(self.curve, chance=1 / len(self.run.classes), areas=areas, n_units=n_units)
 
     def save_figures(self) -> list[Path]:
         """Write every figure as PNG and SVG."""
@@ -175,6 +199,65 @@ def _ranking(column: str, left_out: Sequence[str], layers: pd.DataFrame) -> list
     ]
 
 
+def _engine(result: dict[str, Any]) -> list[str]:
+    """Say what replaced the units' responses and how that was computed and checked."""
+    engine = result.get("engine")
+    if engine is None:  # results of earlier versions
+        return []
+    how = f"Edit {result['edit']}, engine {engine['name']} ({engine['dtype']})"
+    if engine["fallbacks"]:
+        how += f", by whole passes at {len(engine['fallbacks'])} layers where replay failed"
+    lines = [how + "."]
+    for name, check in engine["checks"].items():
+        share = check["difference"] / check["effect"] if check["effect"] else 0.0
+        against = "Captum" if name == "captum" else name
+        lines.append(
+            f"Against {against} on {check['n_units']} random units and {check['n_images']} images: largest difference "
+            f"{check['difference']:.1e} logits, {share:.1e} of the largest effect (these numbers have no interval)."
+        )
+    return lines
+
+
+def _areas(areas: pd.DataFrame) -> list[str]:
+    """Compare the area under each curve with that of random orders."""
+    lines = []
+    for row in areas.to_dict("records"):
+        if row["order"] != "random" and row["area"] == row["area"]:
+            verb = "silenced" if row["kind"] == "silence" else "kept"
+            lines.append(
+                f"Area under the curve, units {verb} {row['order']}: {row['area']:.3f} [{row['low']:.3f}, "
+                f"{row['high']:.3f}]; minus random orders {row['difference']:+.3f} [{row['difference_low']:+.3f}, "
+                f"{row['difference_high']:+.3f}]."
+            )
+    return lines
+
+
+def _agreement(result: dict[str, Any]) -> list[str]:
+    lines = []
+    for name, found in result.get("agreement", {}).items():
+        estimate, exact = name.split(" ~ ")
+        if found["rho"] is None:
+            lines.append(f"Rank correlation of {estimate} with exact {exact}: undefined ({found['reason']}).")
+        else:
+            lines.append(
+                f"Rank correlation of {estimate} with exact {exact} over {found['n']} units: {found['rho']:.3f} "
+                f"[{found['low']:.3f}, {found['high']:.3f}]."
+            )
+    return lines
+
+
+def _race(result: dict[str, Any]) -> list[str]:
+    race = result.get("race")
+    if race is None:
+        return []
+    sure = "measured on every image" if race["exact"] else f"wrong with probability at most {race['delta']:g}"
+    shown = ", ".join(race["units"][:SHOWN]) + (" ..." if race["k"] > SHOWN else "")
+    return [
+        f"The {race['k']} units whose silence costs the label most probability ({sure}) took "
+        f"{race['evaluations']:,} of {race['possible']:,} ablated images: {shown}."
+    ]
+
+
 def _joint(n_units: int, measure: str, test: dict[str, Any], form: str, scale: float = 1) -> str:
     keys = ("observed", "null_mean", "null_low", "null_high", "effect", "low", "high")
     observed, mean, null_low, null_high, effect, low, high = (f"{scale * test[key]:+{form}}" for key in keys)
@@ -191,41 +274,3 @@ def _verdict(measure: str, test: dict[str, Any]) -> str:
         )
     more = "more" if test["effect"] > 0 else "less"
     return f"By {measure}, the selective units matter {more} than matched random ones (two-sided 5 %)."
-
-
-def write_results(
-    folder: Path,
-    *,
-    effects: pd.DataFrame,
-    curve: pd.DataFrame,
-    sets: pd.DataFrame,
-    tests: dict[str, SetTest],
-    matching: MatchedSets,
-    site_names: list[str],
-    base_correct: NDArray[np.bool_],
-    settings: AblationSettings,
-    left_out: Sequence[str],
-    n_images: int,
-) -> None:
-    """Write tables and ``results.json``."""
-    write_csv(folder / "units.csv", effects)
-    write_csv(folder / "curve.csv", curve)
-    write_csv(folder / "sets.csv", sets)
-    accuracy, low, high = accuracy_with_interval(base_correct, settings.confidence)
-    match = matching.to_dict()
-    match["pool_sizes"] = {site_names[code]: size for code, size in matching.pool_sizes.items()}
-    write_json(
-        folder / "results.json",
-        {
-            "ranked_by": settings.column,
-            "left_out": list(left_out),
-            "chosen_on": "select",
-            "scored_on": "score",
-            "n_units": len(effects),
-            "n_images": n_images,
-            "units_by_site": effects["site"].value_counts(sort=False).to_dict(),
-            "intact": {"accuracy": accuracy, "low": low, "high": high},
-            "tests": {name: test.to_dict() for name, test in tests.items()},
-            "matching": match,
-        },
-    )

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from auditor.api.settings import AblationSettings
+from auditor.api.ablation_settings import AblationSettings
 from auditor.errors import OptionError, unknown_name
 
 INDEX = "index"
@@ -138,3 +138,9 @@ def select_units(units: pd.DataFrame, settings: AblationSettings, *, left_out: t
             + (" --by dprime_excess ranks all layers if profiled with --metric dprime." if left_out else ""),
         )
     return significant.sort_values(column, ascending=False, kind="stable").head(k)
+
+
+def preferred_classes(units: pd.DataFrame, settings: AblationSettings) -> pd.Series:
+    """Preferred class of every unit, by the metric that ranks them."""
+    column = "preferred" if settings.metric == INDEX else f"{settings.metric}_preferred"
+    return units[column]

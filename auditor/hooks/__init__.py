@@ -1,8 +1,7 @@
-"""Capture and edit contexts: the only room that registers hooks on a model."""
+"""Contexts that watch, replace and spare single calls of a model's modules, and leave no trace."""
 
 from auditor.hooks.calls import on_calls
 from auditor.hooks.capture import Capture, capture, pool
-from auditor.hooks.edit import silence
 from auditor.hooks.taps import taps
 
-__all__ = ["Capture", "capture", "on_calls", "pool", "silence", "taps"]
+__all__ = ["Capture", "capture", "on_calls", "pool", "taps"]

@@ -7,7 +7,7 @@ import torch
 from captum.attr import LayerFeatureAblation
 from torch import Tensor, nn
 
-from auditor.ablation import captum_unit_logits, group_logits
+from auditor.ablation import captum_unit_logits
 from auditor.models import probe_sites
 
 
@@ -73,24 +73,6 @@ def test_captum_alone_measures_only_the_last_call(tiny_resnet: nn.Module, tiny_b
 
     torch.testing.assert_close(drop(last), direct, atol=1e-5, rtol=0)
     assert (drop(first) - direct).abs().max() > 1e-3
-
-
-def test_groups_silence_units_of_several_sites_at_once(tiny_resnet: nn.Module, tiny_batch: Tensor) -> None:
-    sites = probe_sites(tiny_resnet, tiny_batch)
-    group = {"relu": [1, 2], "blocks.0.relu@1": [0], "blocks.1.relu@2": [3, 7]}
-    intact, joint = group_logits(tiny_resnet, tiny_batch, sites, [{}, group])
-    torch.testing.assert_close(intact, tiny_resnet(tiny_batch).detach())
-    with torch.no_grad():
-        x = tiny_resnet.relu(tiny_resnet.bn(tiny_resnet.conv(tiny_batch)))
-        x[:, [1, 2]] = 0
-        for i, block in enumerate(tiny_resnet.blocks):
-            y = torch.relu(block.bn1(block.conv1(x)))
-            if i == 0:
-                y[:, 0] = 0
-            x = torch.relu(block.bn2(block.conv2(y)) + x)
-        x[:, [3, 7]] = 0
-        expected = tiny_resnet.fc(x.mean((2, 3)))
-    torch.testing.assert_close(joint, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.gpu

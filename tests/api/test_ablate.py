@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import auditor
-from auditor.api import ablate as ablate_module
+from auditor.api import joint
 from auditor.api.forward import Execution
 from auditor.errors import ModelError, OptionError, UnknownNameError
 
@@ -106,15 +106,15 @@ def test_an_interrupted_ablation_goes_on_to_the_same_tables(
 ) -> None:
     shutil.copytree(runs / "base", tmp_path / "base", ignore=shutil.ignore_patterns("ablations"))
     run = auditor.Run.open("base", runs=tmp_path)
-    original, calls = ablate_module._measure_batch, []
+    original, calls = joint.set_logits, []
 
-    def failing(*args: object) -> object:
+    def failing(*args: object, **options: object) -> object:
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return original(*args)
+        return original(*args, **options)
 
-    monkeypatch.setattr(ablate_module, "_measure_batch", failing)
+    monkeypatch.setattr(joint, "set_logits", failing)
     with pytest.raises(KeyboardInterrupt):
         run.ablate(6, **QUICK)
     again = run.ablate(6, **QUICK)
@@ -148,6 +148,17 @@ def test_ranking_by_another_metric(runs: Path) -> None:
         ({"top_selective": 3, "by": "gini"}, UnknownNameError, "ranking"),
         ({"top_selective": 3, "random_sets": 20}, OptionError, "at least 100"),
         ({"top_selective": 3, "curve_over": "units"}, UnknownNameError, "layers"),
+        ({"top_selective": 3, "edit": "zeros"}, UnknownNameError, "closest: zero"),
+        ({"top_selective": 3, "edit": "noise=loud"}, OptionError, "noise=NUMBER"),
+        ({"top_selective": 3, "edit": "zero=1"}, OptionError, "takes no value"),
+        ({"top_selective": 3, "engine": "exakt"}, UnknownNameError, "closest: exact"),
+        ({"top_selective": 3, "engine": "captum", "dtype": "bfloat16"}, OptionError, "float32"),
+        ({"top_selective": 3, "dtype": "bfloat61"}, UnknownNameError, "closest: bfloat16"),
+        ({"top_selective": 3, "methods": ("deep_lift",)}, UnknownNameError, "closest: deeplift"),
+        ({"top_selective": 3, "screen": 0}, OptionError, "at least 1"),
+        ({"top_selective": 3, "top_important": 99}, OptionError, "has 52 units"),
+        ({"top_selective": 3, "memory": 0.0}, OptionError, "positive"),
+        ({"top_selective": 3, "delta": 1.0}, OptionError, "delta"),
     ],
 )
 def test_bad_input_is_refused_before_work(

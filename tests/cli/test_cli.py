@@ -143,7 +143,7 @@ def test_interruption_is_told_without_a_traceback(
     def interrupted(*_args: object, **_options: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ablate, "_plan", interrupted)
+    monkeypatch.setattr(ablate, "_measure", interrupted)
     result = call(folder, "ablate", "--top-selective", "4")
     assert result.exit_code == 1
     assert "repeat the command to go on" in result.stderr

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from auditor.errors import ModelError
-from auditor.hooks import capture, on_calls, pool, silence, taps
+from auditor.hooks import capture, on_calls, pool, taps
 from auditor.models import probe_sites
 from auditor.units import Site
 
@@ -78,7 +78,7 @@ def test_nothing_stays_on_the_model(tiny_model: nn.Module, tiny_batch: torch.Ten
     with capture(tiny_model, sites) as found:
         tiny_model(tiny_batch)
         found.take()
-    with silence(tiny_model, sites, {sites[0].name: [0]}):
+    with on_calls(tiny_model, sites, lambda _site, output: output * 0):
         tiny_model(tiny_batch)
     with taps(tiny_model, sites):
         tiny_model(tiny_batch)
@@ -87,41 +87,24 @@ def test_nothing_stays_on_the_model(tiny_model: nn.Module, tiny_batch: torch.Ten
     assert trace_of(tiny_model) == before
 
 
-def test_silence_zeroes_whole_units_only(tiny_model: nn.Module, tiny_batch: torch.Tensor) -> None:
+def test_what_an_action_returns_takes_the_outputs_place(tiny_model: nn.Module, tiny_batch: torch.Tensor) -> None:
     sites = probe_sites(tiny_model, tiny_batch)
     site = sites[1]
     seen: dict[str, torch.Tensor] = {}
+
+    def zero(site: Site, output: torch.Tensor) -> torch.Tensor:
+        return output.index_fill(site.unit_axis, torch.tensor([1, 3]), 0.0)
+
     with torch.no_grad():
         intact = tiny_model(tiny_batch)
-        with (
-            silence(tiny_model, sites, {site.name: [1, 3]}),
-            on_calls(tiny_model, [site], lambda _site, o: seen.update(x=o)),
-        ):
+        with on_calls(tiny_model, [site], zero), on_calls(tiny_model, [site], lambda _site, o: seen.update(x=o)):
             edited = tiny_model(tiny_batch)
+        with on_calls(tiny_model, [site], lambda _site, _output: None):
+            assert torch.equal(tiny_model(tiny_batch), intact)
     responses = pool(seen["x"], site)
     assert (responses[:, [1, 3]] == 0).all()
     assert (responses[:, [0, 2]] != 0).any()
     assert not torch.equal(intact, edited)
-
-
-def test_silence_of_nothing_changes_nothing(tiny_model: nn.Module, tiny_batch: torch.Tensor) -> None:
-    sites = probe_sites(tiny_model, tiny_batch)
-    with torch.no_grad(), silence(tiny_model, sites, {sites[0].name: []}):
-        edited = tiny_model(tiny_batch)
-    with torch.no_grad():
-        assert torch.equal(edited, tiny_model(tiny_batch))
-
-
-@pytest.mark.parametrize(
-    "units, message",
-    [({"act1": [8]}, "units 0 to 7"), ({"act9": [0]}, "no site 'act9'"), ({"act1": [-1]}, "0 to 7")],
-)
-def test_silence_refuses_what_is_not_there(
-    tiny_cnn: nn.Module, tiny_batch: torch.Tensor, units: dict[str, list[int]], message: str
-) -> None:
-    sites = probe_sites(tiny_cnn, tiny_batch)
-    with pytest.raises(ModelError, match=message), silence(tiny_cnn, sites, units):
-        pass
 
 
 def test_taps_give_each_call_a_module(tiny_resnet: nn.Module, tiny_batch: torch.Tensor) -> None:

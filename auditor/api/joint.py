@@ -1,0 +1,134 @@
+"""Silence sets of units together: the selected set, its controls, and the points of the curves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from auditor.ablation import Curve, PairEffects, curve_counts, curve_orders, pair_effects, set_logits
+from auditor.api.ablation_settings import AblationSettings
+from auditor.api.bench import Bench
+from auditor.causal import MatchedSets, matched_sets
+from auditor.progress import Reporter
+from auditor.store.blocks import BlockCache
+
+EVEN_POINTS = 4
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is silenced, decided before the first image is scored.
+
+    Attributes
+    ----------
+    chosen : pandas.DataFrame
+        Rows of the unit table: the most selective units.
+    sets : MatchedSets
+    curves : list of Curve
+    counts : list of int
+        Numbers of silenced, or kept, units at which a curve is evaluated.
+    """
+
+    chosen: pd.DataFrame
+    sets: MatchedSets
+    curves: list[Curve]
+    counts: list[int]
+
+    @classmethod
+    def make(
+        cls,
+        units: pd.DataFrame,
+        chosen: pd.DataFrame,
+        score: NDArray[np.float64],
+        settings: AblationSettings,
+        *,
+        importance: NDArray[np.float64] | None = None,
+    ) -> Plan:
+        """Draw the controls and the orders: by `score`, and by `importance` if it is known for all units."""
+        codes = pd.factorize(units["site"])[0].astype(np.int64)
+        alive = (~units["dead"] & units["mean"].notna()).to_numpy()
+        sets = matched_sets(
+            chosen.index.to_numpy(), codes, units["mean"].fillna(0.0).to_numpy(), alive,
+            n_sets=settings.random_sets, seed=settings.seed,
+        )  # fmt: skip
+        within = settings.curve_over == "layers"
+        curves: list[Curve] = []
+        for kind in ("silence", "keep") if settings.keep_only else ("silence",):
+            curves += curve_orders(
+                score, codes, n_random=settings.random_orders, within_layers=within, seed=settings.seed, kind=kind
+            )
+            if importance is not None:
+                curves += curve_orders(
+                    importance, codes, n_random=0, within_layers=within, seed=settings.seed,
+                    label="most important first", kind=kind,
+                )  # fmt: skip
+        return cls(chosen, sets, curves, curve_counts(len(units), settings.curve_points, even=EVEN_POINTS))
+
+    @property
+    def points(self) -> list[tuple[Curve, int]]:
+        """Every curve at every count; where all units are kept nothing happens."""
+        n = max(self.counts)
+        return [(c, count) for c in self.curves for count in self.counts if c.kind == "silence" or count < n]
+
+    @property
+    def groups(self) -> list[Rows]:
+        """Intact network, selected set, random sets, then every point of every curve."""
+        return [
+            np.empty(0, dtype=np.int64),
+            self.chosen.index.to_numpy().astype(np.int64),
+            *self.sets.sets,
+            *(curve.silenced(count) for curve, count in self.points),
+        ]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Effects of every group of a plan on every image.
+
+    Attributes
+    ----------
+    effects : PairEffects
+        Shape (groups, N); the first group is the intact network.
+    loss : ndarray of float64, shape (N,)
+        Cross-entropy of the intact network, in nats.
+    """
+
+    effects: PairEffects
+    loss: NDArray[np.float64]
+
+
+def measure_joint(bench: Bench, plan: Plan, batch_size: int, cache: BlockCache, reporter: Reporter) -> Joint:
+    """Ablate every group on every image; each batch of images is one block that is kept."""
+    n = len(bench.images)
+    pieces = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
+    keys = [f"joint-{number:06d}" for number in range(len(pieces))]
+    done = {key: block for key in keys if (block := cache.get(key)) is not None}
+    missing = [number for number, key in enumerate(keys) if key not in done]
+    groups = [bench.jobs(rows) for rows in plan.groups]
+    with reporter.task("Ablating together", len(groups) * n, "ablated images") as task:
+        task.advance(len(groups) * sum(len(pieces[number]) for number in range(len(pieces)) if number not in missing))
+        if missing:
+            # Only the last batch is short, so what is missing falls into the same batches again.
+            rows = np.concatenate([pieces[number] for number in missing])
+            for number, part in zip(missing, bench.images.parts(batch_size, rows), strict=True):
+                effects: list[dict[str, NDArray[np.generic]]] = []
+                donors = None if part.donors is None else bench.engine.prepare(part.donors)
+                images = bench.engine.prepare(part.images)
+                logits = set_logits(bench.engine, images, groups, bench.edit, donors=donors, noise=bench.noise(part))
+                intact = next(logits)
+                # The effect of doing nothing, for the intact network's own predictions.
+                effects.append({k: v.cpu().numpy() for k, v in pair_effects(intact, intact, part.labels).items()})
+                task.advance(len(part.rows))
+                for found in logits:
+                    effects.append({k: v.cpu().numpy() for k, v in pair_effects(intact, found, part.labels).items()})
+                    task.advance(len(part.rows))
+                own = -intact.double().log_softmax(1).gather(1, part.labels[:, None])[:, 0]
+                block = {name: np.stack([effect[name] for effect in effects]) for name in effects[0]}
+                done[keys[number]] = {**block, "loss": own.cpu().numpy()}
+                cache.put(keys[number], done[keys[number]])
+    parts = [PairEffects.from_arrays(done[key]) for key in keys]
+    return Joint(PairEffects.concatenate(parts, axis=1), np.concatenate([done[key]["loss"] for key in keys]))

@@ -1,0 +1,8 @@
+"""Makes ``tests/support`` importable, where the ablations by hand are."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
