@@ -11,8 +11,9 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 import auditor
+from auditor.api.ablation_settings import AblationSettings
 from auditor.api.selection import curve_score, main_metric, resolve, scored_by, signed_metrics
-from auditor.api.settings import AblationSettings, SelectivitySettings
+from auditor.api.settings import SelectivitySettings
 from auditor.cli import ablate as ablate_command
 from auditor.cli import compare as compare_command
 from auditor.cli import profile as profile_command
