@@ -8,6 +8,7 @@ them.
     python benchmarks/ablation.py                                  # resnet18, resnet50, vit_small, random weights
     python benchmarks/ablation.py --model torchvision:resnet18 --rounds 5
     python benchmarks/ablation.py --model cifar10_resnet20:resnet20 --checkpoint F --images FILE.npz  # trained
+    python benchmarks/ablation.py --model timm:resnet50 --only 'layer4.*'  # some sites; the others' rows stay
     python benchmarks/ablation.py --model torchvision:resnet18 --peak  # memory against the number of units
 
 `efficiency` is the time that the operations after the site would take at the rate of the folded model's best forward
@@ -26,6 +27,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from fnmatch import fnmatch
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -162,7 +164,7 @@ def measure(model: nn.Module, name: str, images: Tensor, labels: Tensor, options
         print(f"  folded forward in {kind}: {best / 1e9:.0f} Gflop/s at batch {size}")
     rows = []
     step = max(1, round(len(sites) / options.sites)) if options.sites else 1
-    for site in sites[::step]:
+    for site in [site for site in sites[::step] if fnmatch(site.name, options.only)]:
         units = torch.randperm(site.n_units, generator=torch.Generator().manual_seed(0))[: options.units].sort().values
         job = Job(site, units, torch.zeros(len(units)), torch.ones(len(units)))
         pairs = len(units) * len(images)
@@ -249,6 +251,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="of noise images")
     parser.add_argument("--units", type=int, default=128, help="units of each site")
     parser.add_argument("--sites", type=int, help="about so many sites, evenly spaced; default: all")
+    parser.add_argument("--only", default="*", metavar="GLOB", help="sites whose names match")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--no-bf16", action="store_true")
     parser.add_argument("--peak", action="store_true")
@@ -280,14 +283,19 @@ def main() -> None:
             generator = torch.Generator().manual_seed(0)
             images = torch.randn(n_examples, 3, options.size, options.size, generator=generator)
             labels = torch.arange(n_examples)
-        tables.append(measure(model, name, images, labels, options))
+        named = name + (f" ({Path(options.checkpoint).stem}, {Path(options.images).stem})" if options.checkpoint else "")
+        tables.append(measure(model, named, images, labels, options))
         print(summarise(tables[-1]), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / f"ablation-{machine()}.csv"
     table = pd.concat(tables)
     if path.exists():
         before = pd.read_csv(path)
-        table = pd.concat([before[~before["model"].isin(set(table["model"]))], table])
+        if options.only == "*":
+            kept = ~before["model"].isin(set(table["model"]))
+        else:
+            kept = ~before.set_index(["model", "site"]).index.isin(table.set_index(["model", "site"]).index)
+        table = pd.concat([before[kept], table])
     table.to_csv(path, index=False, float_format="%.5g")
     print(f"written to {path}")
 
