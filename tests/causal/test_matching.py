@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
+import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from auditor.causal import matched_sets
+from auditor.causal import least_selective_set, matched_sets
 from auditor.errors import DataError, OptionError
 
 
@@ -109,3 +110,109 @@ def test_bad_input_is_named(change, error, text):
     arguments = {"selected": [0, 1], "site_codes": sites, "covariate": covariate, "eligible": eligible}
     with pytest.raises(error, match=text):
         matched_sets(**{**arguments, "n_sets": 3, "seed": 0, **change})
+
+
+def two_covariates(seed=0):
+    rng = np.random.default_rng(seed)
+    sites = np.repeat([0, 1], 250)
+    covariates = np.stack([rng.gamma(1, 1, 500), rng.beta(2, 2, 500)], axis=1)
+    score = covariates[:, 0] + 5 * covariates[:, 1] + rng.normal(0, 1.5, 500)
+    return sites, covariates, np.argsort(-score)[:30]
+
+
+def test_several_covariates_are_matched_together():
+    sites, covariates, selected = two_covariates()
+    alive = np.ones(500, dtype=bool)
+    result = matched_sets(selected, sites, covariates, alive, n_sets=60, seed=0)
+    unmatched = (covariates.mean(axis=0) - covariates[selected].mean(axis=0)) / covariates.std(axis=0)
+    assert (unmatched < -0.4).all()
+    want = (covariates[result.sets].mean(axis=(0, 1)) - covariates[selected].mean(axis=0)) / covariates.std(axis=0)
+    np.testing.assert_allclose(result.smds, want)
+    assert (np.abs(want) < 0.5 * np.abs(unmatched)).all()
+    assert result.smd == max(result.smds, key=abs)
+    assert result.to_dict()["smds"] == list(result.smds)
+    assert (sites[result.sets] == sites[selected]).all()
+    assert all(len(set(row)) == 30 for row in result.sets.tolist())
+    # Matched on the first covariate alone, the second is left as it was.
+    one = matched_sets(selected, sites, covariates[:, 0], alive, n_sets=60, seed=0)
+    other = (covariates[one.sets, 1].mean() - covariates[selected, 1].mean()) / covariates[:, 1].std()
+    assert abs(other) > 2 * abs(result.smds[1])
+
+
+def test_stand_ins_are_among_the_nearest_in_rank():
+    sites, covariates, _ = two_covariates()
+    result = matched_sets([7], sites, covariates, np.ones(500, dtype=bool), n_sets=300, seed=0, neighbours=3)
+    ranks = scipy.stats.rankdata(covariates[:250], axis=0)
+    distance = np.linalg.norm(ranks - ranks[7], axis=1)
+    distance[7] = np.inf
+    assert set(result.sets[:, 0]) == set(np.argsort(distance)[:3])
+
+
+def test_one_column_is_one_covariate():
+    sites, covariate, eligible = layers()
+    flat = matched_sets([3, 90, 91], sites, covariate, eligible, n_sets=9, seed=4)
+    column = matched_sets([3, 90, 91], sites, covariate[:, None], eligible, n_sets=9, seed=4)
+    np.testing.assert_array_equal(flat.sets, column.sets)
+    assert flat.smds == (flat.smd,) == column.smds
+
+
+def test_results_stay_as_they_were():
+    sites, covariate, eligible = layers()
+    result = matched_sets([5, 17, 80, 150], sites, covariate, eligible, n_sets=3, seed=0)
+    assert result.sets.tolist() == [[47, 63, 124, 71], [38, 42, 174, 130], [35, 29, 82, 71]]
+
+
+def test_ties_of_several_covariates_are_broken_at_random():
+    sites, eligible = np.zeros(60, dtype=int), np.ones(60, dtype=bool)
+    result = matched_sets([0], sites, np.ones((60, 2)), eligible, n_sets=600, seed=0)
+    assert len(np.unique(result.sets)) > 50
+    assert result.smds == (0, 0)
+
+
+def test_without_covariates_every_unit_of_the_site_is_as_likely():
+    sites, _, eligible = layers(sizes=(20, 30))
+    result = matched_sets([0, 1, 25], sites, None, eligible, n_sets=4000, seed=0, pool="all")
+    assert scipy.stats.chisquare(np.bincount(result.sets[:, :2].ravel(), minlength=20)[:20]).pvalue > 0.01
+    assert np.isnan(result.smd)
+    assert result.smds == ()
+    assert not result.balanced()
+    # Hypergeometric: a set of two holds 2 * 2 / 20 selected units on average, a set of one 1 / 30.
+    assert result.overlap.mean() == pytest.approx((0.2 + 1 / 30) / 3, abs=0.01)
+
+
+def test_balance_is_asked_of_every_covariate():
+    sites, covariates, selected = two_covariates()
+    result = matched_sets(selected, sites, covariates, np.ones(500, dtype=bool), n_sets=60, seed=0)
+    worst = max(abs(smd) for smd in result.smds)
+    assert result.balanced(worst)
+    assert not result.balanced(0.99 * worst)
+
+
+def test_least_selective_units_are_the_lowest_of_each_site_in_the_order_of_the_selection():
+    sites, score, eligible = layers(sizes=(40, 60))
+    eligible[np.argsort(score)[:5]] = False
+    selected = np.argsort(-score)[:12]
+    least = least_selective_set(selected, sites, score, eligible)
+    np.testing.assert_array_equal(sites[least], sites[selected])
+    for k in range(1, 13):
+        for code in (0, 1):
+            inside = np.flatnonzero((sites == code) & eligible)
+            want = inside[np.argsort(score[inside])][: int((sites[selected[:k]] == code).sum())]
+            np.testing.assert_array_equal(least[:k][sites[selected[:k]] == code], want)
+
+
+def test_least_selective_units_are_selected_ones_only_where_others_do_not_suffice():
+    score = np.arange(10.0)
+    least = least_selective_set([0, 9, 8, 7, 6, 5], np.zeros(10, int), score, np.ones(10, bool))
+    assert least.tolist() == [1, 2, 3, 4, 0, 5]
+    with pytest.raises(DataError, match="too few"):
+        least_selective_set([9, 8], np.zeros(10, int), score, score < 1)
+    with pytest.raises(DataError, match="score"):
+        least_selective_set([9], np.zeros(10, int), np.full(10, np.nan), np.ones(10, bool))
+
+
+@pytest.mark.parametrize("change", [{"pool": "some"}, {"neighbours": 0}])
+def test_bad_options_are_named(change):
+    sites, covariate, eligible = layers()
+    with pytest.raises(OptionError):
+        matched_sets([0], sites, covariate, eligible, n_sets=3, seed=0, **change)
