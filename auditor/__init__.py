@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from auditor.api.ablate import ablate
     from auditor.api.ablation_result import Ablation
+    from auditor.api.audit import audit
+    from auditor.api.audit_result import Audit
+    from auditor.api.audit_settings import AuditSettings
     from auditor.api.compare import Comparison, compare
     from auditor.api.finetune import FineTuned, finetune
     from auditor.api.profile import profile
@@ -21,6 +24,8 @@ __version__ = "0.1.0"
 # Imported at first use: `auditor --help` and plugins must not wait for torch.
 _HOMES = {
     "Ablation": "auditor.api.ablation_result",
+    "Audit": "auditor.api.audit_result",
+    "AuditSettings": "auditor.api.audit_settings",
     "AuditorError": "auditor.errors",
     "Comparison": "auditor.api.compare",
     "FineTuned": "auditor.api.finetune",
@@ -28,6 +33,7 @@ _HOMES = {
     "Run": "auditor.api.run",
     "TerminalReporter": "auditor.cli.console",
     "ablate": "auditor.api.ablate",
+    "audit": "auditor.api.audit",
     "compare": "auditor.api.compare",
     "finetune": "auditor.api.finetune",
     "profile": "auditor.api.profile",
@@ -35,6 +41,8 @@ _HOMES = {
 
 __all__ = [
     "Ablation",
+    "Audit",
+    "AuditSettings",
     "AuditorError",
     "Comparison",
     "FineTuned",
@@ -43,6 +51,7 @@ __all__ = [
     "TerminalReporter",
     "__version__",
     "ablate",
+    "audit",
     "compare",
     "finetune",
     "profile",

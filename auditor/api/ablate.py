@@ -113,7 +113,7 @@ curve_points, curve_over, keep_only, q, limit, seed, engine, dtype, memory, chec
         memory=memory,
         check=check,
     )
-    _require_scores(run)
+    require_scores(run)
     settings, left_out = resolve(settings, run.layers)
     chosen = select_units(run.selectivity, settings, left_out=left_out)
     check_count(settings, len(run.selectivity))
@@ -146,7 +146,16 @@ curve_points, curve_over, keep_only, q, limit, seed, engine, dtype, memory, chec
     return result
 
 
-def _require_scores(run: Run) -> None:
+def require_scores(run: Run) -> None:
+    """Raise an error unless ablations of the run can be scored.
+
+    Raises
+    ------
+    ModelError
+        If the model's outputs are not the data's classes.
+    DataError
+        If the run has no score split.
+    """
     if run.summary["accuracy"] is None:
         raise ModelError(
             "The model's outputs are not the classes of the data, so ablation cannot be scored.",

@@ -117,7 +117,7 @@ def compare(first: Run, *others: Run) -> Comparison:
                 got=f"{len(ids)}; {', '.join(sorted(ids ^ left_out[0])[:5])} in one but not the other",
                 fix="Profile both again with the same files.",
             )
-    correct = [_correct(run) for run in runs]
+    correct = [correct_images(run) for run in runs]
     labels = _labels(runs)
     overall = pd.DataFrame(
         [
@@ -222,7 +222,7 @@ def _layer_rows(run: Run, label: str) -> pd.DataFrame:
     )
 
 
-def _correct(run: Run) -> NDArray[np.bool_] | None:
+def correct_images(run: Run) -> NDArray[np.bool_] | None:
     """Which images of the split that accuracy is of are classified correctly."""
     if run.summary["accuracy"] is None:
         return None

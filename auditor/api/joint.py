@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -102,13 +103,30 @@ class Joint:
 
 
 def measure_joint(bench: Bench, plan: Plan, batch_size: int, cache: BlockCache, reporter: Reporter) -> Joint:
-    """Ablate every group on every image; each batch of images is one block that is kept."""
+    """Ablate every group of a plan on every image."""
+    return measure_groups(bench, plan.groups, batch_size, cache, reporter)
+
+
+def measure_groups(
+    bench: Bench, groups: Sequence[Rows], batch_size: int, cache: BlockCache, reporter: Reporter
+) -> Joint:
+    """Ablate groups of units on every image; each batch of images is one block that is kept.
+
+    Parameters
+    ----------
+    bench : Bench
+    groups : sequence of ndarray of int64
+        Rows of the unit table; the first is empty: the intact network.
+    batch_size : int
+    cache : BlockCache
+    reporter : Reporter
+    """
     n = len(bench.images)
     pieces = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
     keys = [f"joint-{number:06d}" for number in range(len(pieces))]
     done = {key: block for key in keys if (block := cache.get(key)) is not None}
     missing = [number for number, key in enumerate(keys) if key not in done]
-    groups = [bench.jobs(rows) for rows in plan.groups]
+    jobs = [bench.jobs(rows) for rows in groups]
     with reporter.task("Ablating together", len(groups) * n, "ablated images") as task:
         task.advance(len(groups) * sum(len(pieces[number]) for number in range(len(pieces)) if number not in missing))
         if missing:
@@ -118,7 +136,7 @@ def measure_joint(bench: Bench, plan: Plan, batch_size: int, cache: BlockCache, 
                 effects: list[dict[str, NDArray[np.generic]]] = []
                 donors = None if part.donors is None else bench.engine.prepare(part.donors)
                 images = bench.engine.prepare(part.images)
-                logits = set_logits(bench.engine, images, groups, bench.edit, donors=donors, noise=bench.noise(part))
+                logits = set_logits(bench.engine, images, jobs, bench.edit, donors=donors, noise=bench.noise(part))
                 intact = next(logits)
                 # The effect of doing nothing, for the intact network's own predictions.
                 effects.append({k: v.cpu().numpy() for k, v in pair_effects(intact, intact, part.labels).items()})

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from auditor.api.ablation_result import Ablation
+    from auditor.api.audit_result import Audit
     from auditor.api.finetune import FineTuned
     from auditor.store.reader import StoreReader
     from auditor.store.shards import ShardedReader
@@ -283,6 +284,12 @@ class Run:
         from auditor.api.ablate import ablate
 
         return ablate(self, top_selective=top_selective, reporter=reporter, **options)
+
+    def audit(self, *, reporter: Reporter = QUIET, **options: Any) -> Audit:
+        """Verdicts on whether selective units are causally important; see :func:`auditor.audit`."""
+        from auditor.api.audit import audit
+
+        return audit(self, reporter=reporter, **options)
 
     def finetune(self, alpha: float, *, reporter: Reporter = QUIET, **options: Any) -> FineTuned:
         """Train on with the regularizer; see :func:`auditor.finetune`."""

@@ -20,6 +20,8 @@ COMMANDS = {
     "profile": "Stream data through a model, store activations, score selectivity.",
     "ablate": "Silence the most selective units, alone and together, against matched random sets.",
     "finetune": "Train on with the selectivity regularizer, profile the result, compare.",
+    "audit": "Test whether selective units are causally important; verdicts and an HTML report.",
+    "report": "Build the report of an audit again.",
     "compare": "Put runs side by side: accuracy, selectivity by layer, dead units.",
     "layers": "List the sites of a model that can be audited.",
     "models": "List the architectures that --model takes.",
