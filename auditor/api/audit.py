@@ -151,7 +151,8 @@ def _find(run: Run, settings: AuditSettings, execution: Execution, folder: Path,
     by = ablation_settings(settings, run).column
     reporter.say(
         f"Audit of {run.name}: {len(run.selectivity)} units ranked by {by} on the select split "
-        f"({run.selectivity['n_images'].iloc[0]} images), tested on the score split ({len(data.splits['score'])} images)."
+        f"({run.selectivity['n_images'].iloc[0]} images), tested on the score split ({len(data.splits['score'])} "
+        "images)."
     )
     measured = measure(run, data, settings, execution, folder, reporter)
     found = None

@@ -63,7 +63,8 @@ def controls(findings: Findings) -> tuple[Verdict, SplitHalf]:
         "units more selective than random weights do.",
         sentence=f"The reliability of the ranking within layers is {shown(halves.reliability, '.3f')}; training raised "
         f"mean selectivity above shuffled labels by {shown(learned)}.",
-        unit="reliability", n=f"{found.n_images} images of the select split, {len(findings.codes)} units", bounds=(-1, 1),
+        unit="reliability", n=f"{found.n_images} images of the select split, {len(findings.codes)} units",
+        bounds=(-1, 1),
         limits=limits,
         details={
             "selectivity": halves.to_dict(), "importance": important.to_dict(),

@@ -12,6 +12,7 @@ import pandas as pd
 from auditor.api.audit_figures import Drawing
 from auditor.api.audit_result import Audit
 from auditor.api.evidence import Example, UnitEvidence, unit_evidence
+from auditor.api.findings import effect_text
 from auditor.api.forward import Execution
 from auditor.api.methods import REFERENCES, methods
 from auditor.api.notable import notable_units
@@ -98,14 +99,9 @@ def _when(audit: Audit) -> str:
 
 
 def _block(verdict: Verdict) -> VerdictBlock:
-    form = "+.3f" if "correlation" in verdict.unit or verdict.unit in ("probability", "reliability") else "+.2f"
-    known = verdict.low == verdict.low
-    effect = f"{verdict.effect:{form}}" + (f" [{verdict.low:{form}}, {verdict.high:{form}}]" if known else "")
-    if verdict.effect != verdict.effect:
-        effect = "not measured"
     return VerdictBlock(
         key=verdict.key, title=verdict.title, claim=verdict.claim, outcome=str(verdict.outcome),  # type: ignore[arg-type]
-        sentence=verdict.sentence, effect=f"{effect} {verdict.unit}".strip(), margin=f"{verdict.margin:g}",
+        sentence=verdict.sentence, effect=effect_text(verdict), margin=f"{verdict.margin:g}",
         p=None if verdict.p is None or verdict.p != verdict.p else f"{verdict.p:.3g}", n=verdict.n,
         reversed_by=verdict.reversed_by, limits=verdict.limits, needed=verdict.needed,
     )  # fmt: skip

@@ -112,7 +112,7 @@ class AuditSettings:
     by: str = "excess"
     select_over: str = "layers"
     measure: str = "accuracy"
-    shares: tuple[float, ...] = (0.025, 0.05, 0.1)
+    shares: tuple[float, ...] = (0.01, 0.025, 0.05)
     draws: int = 200
     match: tuple[str, ...] = ("mean",)
     pool: str = "all"
@@ -229,5 +229,5 @@ def _typed(name: str, value: Any, default: Any) -> Any:
 def _check_shares(name: str, shares: tuple[float, ...]) -> None:
     if not shares or not all(0 < share < 1 for share in shares) or list(shares) != sorted(set(shares)):
         raise OptionError(
-            f"{name} must be rising shares of the units.", wanted="such as 0.05, 0.1", got=repr(list(shares))
+            f"{name} must be rising shares of the units.", wanted="such as 0.01, 0.05", got=repr(list(shares))
         )

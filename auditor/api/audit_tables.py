@@ -57,13 +57,10 @@ def unit_table(findings: Findings, folder: Path) -> pd.DataFrame:
     worst = effects["worst_class"].to_numpy()
     effects["worst_class"] = [run.classes[code] if code >= 0 else None for code in worst]
     table = run.selectivity.reset_index(drop=True)
-    effects = effects[[name for name in effects if name not in table]]
-    table = table.join(effects)
-    table.insert(3, "score", measured.score)
     chosen = np.zeros(len(table), dtype=bool)
     chosen[measured.silenced.chosen] = True
-    table.insert(4, "chosen", chosen)
-    return table
+    own = pd.DataFrame({"score": measured.score, "chosen": chosen})
+    return pd.concat([table, own, effects[[name for name in effects if name not in table]]], axis=1)
 
 
 def answer(verdicts: Sequence[Verdict]) -> str:

@@ -168,6 +168,17 @@ def shown(interval: Interval, form: str = "+.3f") -> str:
     return f"{estimate:{form}} [{low:{form}}, {high:{form}}]"
 
 
+def effect_text(verdict: Verdict) -> str:
+    """Effect of a verdict with its interval and unit."""
+    if verdict.effect != verdict.effect:
+        return "not measured"
+    form = "+.2f" if " of " in verdict.unit else "+.3f"
+    effect = f"{verdict.effect:{form}}"
+    if verdict.low == verdict.low:
+        effect += f" [{verdict.low:{form}}, {verdict.high:{form}}]"
+    return f"{effect} {verdict.unit}".strip()
+
+
 def wider(first: Interval, second: Interval) -> Interval:
     """The estimate of the first with the outer ends of both."""
     return Interval(

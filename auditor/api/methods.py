@@ -62,8 +62,8 @@ def methods(audit: Audit) -> list[str]:
             f"silenced together and compared with {d['draws']} random sets, fixed for all images, nested over the "
             f"sizes and matched within layers on {', '.join(_COVARIATES[name] for name in d['match'])} (each stand-in "
             f"drawn from the {d['neighbours']} nearest in rank, pool: {d['pool']}), and with the least selective units "
-            "of the same layers. The statistic is the mean over sizes; p = (r + 1) / (n + 1) over the random sets shifted "
-            "by the margin."
+            "of the same layers. The statistic is the mean over sizes; p = (r + 1) / (n + 1) over the random sets "
+            "shifted by the margin."
         )
         if "sufficiency" in tested:
             kept = ", ".join(f"{share:.0%}" for share in d["keep_shares"])

@@ -146,7 +146,9 @@ def pool_correlations(
     Notes
     -----
     The variance between layers is that of Paule & Mandel (1982); the interval that of Hartung & Knapp (2001) and Sidik
-    & Jonkman (2002), Student's t with L - 1 degrees of freedom; the prediction interval that of Higgins et al. (2009)
+    & Jonkman (2002), Student's t with L - 1 degrees of freedom, with a standard error of at least that of layers which
+    differ by chance alone (Rover, Knapp & Friede 2015), without which a few layers that happen to agree would have an
+    interval of no width; the prediction interval that of Higgins et al. (2009)
     with L - 2. One layer has a normal interval. Layers are taken as a sample of layers with independent errors. They
     were measured on the same images, so part of their error is shared and this interval does not know of it; see
     :func:`pool_draws`.
@@ -171,7 +173,8 @@ def pool_correlations(
     elif layers > 1:
         tau2, q = between_variance(z, variance), _generalised_q(0.0, z, variance)
         mean, se_mean = _weighted(z, variance + tau2)
-        se_mean *= (_generalised_q(tau2, z, variance) / (layers - 1)) ** 0.5
+        # Layers that agree better than their errors allow do so by luck.
+        se_mean *= max(1.0, _generalised_q(tau2, z, variance) / (layers - 1)) ** 0.5
         half = float(stdtrit(layers - 1, tail)) * se_mean
         p = 2 * float(stdtr(layers - 1, -abs(mean) / se_mean)) if se_mean > 0 else float(mean == 0)
     if layers > 2:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from auditor.cli.console import interval, print_json, print_lines, print_table, reporter
+from auditor.cli.console import print_json, print_lines, print_table, reporter
 from auditor.cli.options import (
     Numbers,
     execution_options,
@@ -37,7 +37,7 @@ DECLARED = ("shares", "draws", "match", "measure", "edit", "engine", "dtype", "m
 )  # fmt: skip
 @click.option("--declaration", metavar="FILE", help="TOML file with the hypotheses, margins and settings.")
 @click.option("--shares", type=Numbers(1, 2, 3, 4, 5, 6), metavar="S,S",
-              help="Shares of the units that are silenced together.  [default: 0.025,0.05,0.1]")  # fmt: skip
+              help="Shares of the units that are silenced together.  [default: 0.01,0.025,0.05]")  # fmt: skip
 @click.option("--draws", type=int, help="Matched random sets, at least 200.  [default: 200]")
 @click.option("--match", multiple=True, metavar="WHAT",
               help="mean, firing_rate or output_norm; may be repeated.  [default: mean]")  # fmt: skip
@@ -118,20 +118,20 @@ def command(
 def show(result: Audit) -> None:
     """Print an audit."""
     from auditor.api.audit_result import REPORT
+    from auditor.api.findings import effect_text
 
     confidence = f"{1 - result.declaration['alpha']:.0%}"
     print_table(
         f"Verdicts on {result.run.name}",
-        [("hypothesis", "left"), ("verdict", "left"), (f"effect [{confidence}]", "right"), ("margin", "right"),
-         ("p", "right"), ("unit", "left")],
+        [("hypothesis", "left"), ("verdict", "left"), (f"effect [{confidence}]", "left"), ("margin", "right"),
+         ("p", "right")],
         [
             (
                 verdict.title,
                 str(verdict.outcome),
-                interval(verdict.effect, verdict.low, verdict.high, "+.3f"),
+                effect_text(verdict),
                 f"{verdict.margin:g}",
                 "-" if verdict.p is None or verdict.p != verdict.p else f"{verdict.p:.2g}",
-                verdict.unit,
             )
             for verdict in result.verdicts
         ],

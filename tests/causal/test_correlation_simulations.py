@@ -101,7 +101,8 @@ def test_false_positives_and_coverage_of_the_mean_over_layers(between):
         rejected += pooled.p <= 0.05
         covered += pooled.low <= 0 <= pooled.high
     assert covered == trials - rejected
-    assert nominal(rejected, trials)
+    # Where layers do not differ, the standard error is not allowed to fall below theirs: cautious by design.
+    assert nominal(rejected, trials) if between else 0.01 * trials < rejected <= 0.05 * trials
 
 
 @pytest.mark.slow

@@ -21,7 +21,8 @@ def textbook(z, variance, confidence=0.95):
         tau2 = max(0.0, tau2 + excess / (w**2 * (z - mean) ** 2).sum())
     w = 1 / (variance + tau2)
     mean = np.average(z, weights=w)
-    error = np.sqrt((w * (z - mean) ** 2).sum() / ((k - 1) * w.sum()))
+    # Never below the error of layers that differ by chance alone (Rover, Knapp & Friede 2015).
+    error = np.sqrt(max(1.0, (w * (z - mean) ** 2).sum() / (k - 1)) / w.sum())
     low, high = scipy.stats.t.interval(confidence, k - 1, mean, error)
     w0 = 1 / variance
     q = (w0 * (z - np.average(z, weights=w0)) ** 2).sum()
@@ -54,6 +55,12 @@ def test_equal_layers_give_the_t_interval_of_z():
     want = scipy.stats.ttest_1samp(z, 0)
     assert got.p == pytest.approx(want.pvalue)
     np.testing.assert_allclose(np.arctanh([got.low, got.high]), want.confidence_interval(0.95))
+
+
+def test_layers_that_agree_by_luck_keep_an_interval():
+    got = pool_correlations([0.3, 0.3], [100, 100])
+    assert got.high - got.low > 0.5
+    assert got.p > 0.05
 
 
 def test_one_layer_has_its_own_interval():
