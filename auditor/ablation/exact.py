@@ -76,13 +76,6 @@ class ExactEngine(PairEngine):
         self._order = list(sites)
         self.deviation, self.folded = 0.0, 0
         self._format = torch.contiguous_format
-        try:
-            copy.deepcopy(model)
-        except Exception as error:
-            raise ModelError(
-                f"{type(model).__name__} cannot be copied: {_first_line(error)}",
-                fix="Take tensors that belong to a graph off the model, or use --engine hooks, which needs no copy.",
-            ) from error
         with torch.no_grad():
             self._exact = self._copied(model, {site.layer for site in sites}, fold=fold)
             self._records = record_calls(self._exact, self._shaped(self._images), sites)
@@ -105,7 +98,13 @@ class ExactEngine(PairEngine):
             if deviation < AGREES:
                 self.deviation, self.folded, self._format = deviation, n_folded, layout
                 return folded
-        return copy.deepcopy(model).eval().requires_grad_(False)
+        try:
+            return copy.deepcopy(model).eval().requires_grad_(False)
+        except Exception as error:
+            raise ModelError(
+                f"{type(model).__name__} cannot be copied: {_first_line(error)}",
+                fix="Take tensors that belong to a graph off the model, or use --engine hooks, which needs no copy.",
+            ) from error
 
     def _shaped(self, images: Tensor) -> Tensor:
         return images.contiguous(memory_format=self._format)
