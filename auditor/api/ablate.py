@@ -16,7 +16,14 @@ from auditor.api.forward import Execution
 from auditor.api.heads import CHOICES
 from auditor.api.important import check_count, find_important
 from auditor.api.joint import Plan, measure_joint
-from auditor.api.measure_units import attribute_units, estimate_units, measure_units, table_of_units
+from auditor.api.measure_units import (
+    attribute_units,
+    estimate_units,
+    measure_units,
+    table_of_classes,
+    table_of_units,
+)
+from auditor.api.profiling import MAX_CELLS
 from auditor.api.run import Run
 from auditor.api.selection import curve_score, preferred_classes, resolve, select_units
 from auditor.api.workspace import claim, locked, slug, write_manifest
@@ -25,6 +32,7 @@ from auditor.manifest import Manifest, provenance
 from auditor.models.trace import evaluating
 from auditor.progress import QUIET, Reporter
 from auditor.store.blocks import BlockCache
+from auditor.store.files import write_csv
 
 BATCH = 64
 SAMPLED = 50
@@ -212,6 +220,12 @@ def _measure(
         images, keys, joint.effects.prediction[0].astype(np.int64), bench.images.labels, preferred,
         n_classes=len(run.classes), confidence=settings.confidence,
     )  # fmt: skip
+    if len(chosen) * len(run.classes) <= MAX_CELLS:
+        by_class = table_of_classes(
+            images, keys, chosen.index.to_numpy(), joint.effects.prediction[0].astype(np.int64), bench.images.labels,
+            bench,
+        )  # fmt: skip
+        write_csv(result.path / "classes.csv", by_class)
     if settings.methods:
         table = table.join(attribute_units(bench, np.sort(rows), settings.methods, blocks, reporter))
     if estimates is not None:

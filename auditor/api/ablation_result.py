@@ -64,6 +64,14 @@ class Ablation:
         """Normalised area under each curve, and its difference from that of random orders."""
         return read_table(self.path / "areas.csv")
 
+    @cached_property
+    def by_class(self) -> pd.DataFrame:
+        """What silencing each selected unit does to each class: changes of accuracy and loss, with intervals.
+
+        Not there for more than a few million pairs of a unit and a class.
+        """
+        return read_table(self.path / "classes.csv")
+
     def per_image(self) -> tuple[pd.Index, PairEffects]:
         """Effects of every unit on every image of the score split, in its order.
 

@@ -32,7 +32,7 @@ from auditor.errors import OptionError
 from auditor.manifest import Manifest, provenance
 from auditor.progress import QUIET, Reporter
 
-BATCH = 64
+BATCH = 256
 
 
 def audit(

@@ -128,10 +128,19 @@ def _table(audit: Audit) -> tuple[pd.DataFrame, list[Column]]:
         Column("chosen", "chosen", kind="flag", help="Among the units that were silenced together.", choice=True),
         Column("significant", "selective", kind="flag", choice=True,
                help="Selective beyond shuffled labels at the declared false-discovery rate."),
-        Column("score", f"{label} above null", kind="number", help="What ranks the units."),
+        Column("score", "score", kind="number", help=f"What ranks the units: {label} above shuffled labels."),
     ]  # fmt: skip
     units["significant"] = _by_its_metric(audit, units, "{}_q") <= audit.declaration["q"]
     units["preferred"] = _by_its_metric(audit, units, "{}_preferred")
+    for name, text, unit, _, digits in _MEASURES:
+        if name in units:
+            columns.append(
+                Column(name, text, kind="number", unit=unit, digits=digits, low=f"{name}_low", high=f"{name}_high")
+            )
+    columns += [
+        Column("mean", "mean activation", kind="number", help="Over the images that chose; no interval."),
+        Column("firing_rate", "firing rate", kind="number", help="Share of images with a response; no interval."),
+    ]
     for name in metrics:
         low, high = f"{name}_low", f"{name}_high"
         bounded = low in units and high in units
@@ -139,15 +148,6 @@ def _table(audit: Audit) -> tuple[pd.DataFrame, list[Column]]:
             Column(name, registry().metric(name).label, kind="number", low=low if bounded else None,
                    high=high if bounded else None)
         )  # fmt: skip
-    columns += [
-        Column("mean", "mean activation", kind="number", help="Over the images that chose; no interval."),
-        Column("firing_rate", "firing rate", kind="number", help="Share of images with a response; no interval."),
-    ]
-    for name, text, unit, _, digits in _MEASURES:
-        if name in units:
-            columns.append(
-                Column(name, text, kind="number", unit=unit, digits=digits, low=f"{name}_low", high=f"{name}_high")
-            )
     return units, columns
 
 

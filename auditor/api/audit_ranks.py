@@ -147,8 +147,7 @@ def metric_dependence(findings: Findings) -> tuple[Verdict, pd.DataFrame, pd.Dat
     counts = ", ".join(f"{outcomes.count(which)} {which}" for which in Outcome if which in outcomes)
     sentence = (
         f"Over {len(table)} definition{'s' if len(table) > 1 else ''} of selectivity the mean rank correlation with "
-        f"importance runs from {least['rho']:+.3f} [{least['low']:+.3f}, {least['high']:+.3f}] ({least['metric']}) to "
-        f"{most['rho']:+.3f} [{most['low']:+.3f}, {most['high']:+.3f}] ({most['metric']}): {counts}."
+        f"importance runs from {_of(least)} ({least['metric']}) to {_of(most)} ({most['metric']}): {counts}."
     )
     spread = float(most["rho"] - least["rho"])
     return Verdict(
@@ -181,6 +180,10 @@ def _over_both(found: LayerCorrelations, *, partial: bool) -> Interval:
         confidence=found.confidence,
     )  # fmt: skip
     return wider(interval, images)
+
+
+def _of(row: dict[str, Any]) -> str:
+    return shown(Interval(*(np.asarray(row[name]) for name in ("rho", "low", "high"))))
 
 
 def _interval(pooled: Pooled) -> Interval:

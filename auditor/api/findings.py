@@ -163,8 +163,10 @@ def verdict(
 
 
 def shown(interval: Interval, form: str = "+.3f") -> str:
-    """``0.41 [0.38, 0.44]``."""
+    """``0.41 [0.38, 0.44]``, or that there is no such number."""
     estimate, low, high = (float(value) for value in interval)
+    if np.isnan(estimate):
+        return "not measured"
     return f"{estimate:{form}} [{low:{form}}, {high:{form}}]"
 
 

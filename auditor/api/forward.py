@@ -163,6 +163,7 @@ class Images:
             persistent_workers=workers > 0,
             pin_memory=self._device.type == "cuda",
             collate_fn=collate,
+            generator=torch.Generator(),  # else every pass would move the caller's random state on
         )
 
     def __iter__(self) -> Iterator[Batch]:

@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 from numpy.typing import NDArray
 
-from auditor.ablation import PairEffects, effect_table, first_order, rank_agreement, unit_attributions
+from auditor.ablation import PairEffects, class_effects, effect_table, first_order, rank_agreement, unit_attributions
 from auditor.ablation.edits import EditContext
 from auditor.ablation.replay import record, unit_maps
 from auditor.api.bench import Bench, unit_blocks
@@ -112,6 +112,26 @@ def table_of_units(
         )  # fmt: skip
         parts.append(table.set_index(pd.Index(block["row"])))
     return pd.concat(parts)
+
+
+def table_of_classes(
+    cache: BlockCache, keys: list[str], rows: Rows, intact_prediction: Rows, labels: Rows, bench: Bench
+) -> pd.DataFrame:
+    """Effects of some measured units on each class, in long form; see :func:`auditor.ablation.class_effects`."""
+    parts = []
+    for key in keys:
+        block = cache.get(key)
+        assert block is not None
+        inside = np.isin(block["row"], rows)
+        if inside.any():
+            own = PairEffects.from_arrays({name: block[name][inside] for name in _FIELDS})
+            table = class_effects(
+                own, intact_prediction, labels, bench.run.classes, confidence=bench.settings.confidence
+            )
+            names = bench.units["unit_id"].to_numpy()[block["row"][inside]]
+            table.insert(0, "unit_id", names[table.pop("row").to_numpy()])
+            parts.append(table)
+    return pd.concat(parts, ignore_index=True)
 
 
 def estimate_units(bench: Bench, cache: BlockCache, reporter: Reporter) -> pd.DataFrame:

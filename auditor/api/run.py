@@ -306,7 +306,16 @@ def read_table(path: Path) -> pd.DataFrame:
     RunError
         If it is missing or damaged.
     """
-    text = {"unit_id": str, "site": str, "layer": str, "kind": str, "order": str, "run": str}
+    text = {
+        "unit_id": str,
+        "site": str,
+        "layer": str,
+        "kind": str,
+        "order": str,
+        "run": str,
+        "class_name": str,
+        "reason": str,
+    }
     try:
         header = pd.read_csv(path, nrows=0).columns
         names = {c: str for c in header if c in text or c == "preferred" or c.endswith("_preferred")}

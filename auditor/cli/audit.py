@@ -48,6 +48,11 @@ DECLARED = ("shares", "draws", "match", "measure", "edit", "engine", "dtype", "m
               help="Of --intervene; 0 is always among them.")  # fmt: skip
 @click.option("--seeds", default=1, show_default=True, help="Networks of each alpha.")
 @click.option("--epochs", default=10, show_default=True, help="Of each fine-tune.")
+@click.option(
+    "--fractions", type=Numbers(3), default="0.5,0.25,0.25", show_default=True, metavar="T,S,S",
+    help="Shares of the train, select and score splits of the new profile.",
+)  # fmt: skip
+@click.option("--name", metavar="NAME", help="Name of the new run.  [default: from model, data and settings]")
 @click.option("--score-limit", type=int, metavar="N", help="Ablate on at most N images, stratified.")
 @click.option("--limit", type=int, metavar="N", help="Profile at most N images per split, stratified.")
 @click.option("--engine", metavar="NAME", help="exact, captum or hooks.  [default: exact]")
@@ -57,7 +62,7 @@ DECLARED = ("shares", "draws", "match", "measure", "edit", "engine", "dtype", "m
 @max_bad_option
 @runs_option
 @seed_option
-@execution_options(64)
+@execution_options(256)
 @output_options
 @click.pass_context
 def command(
@@ -146,7 +151,7 @@ def _refuse_profile_options(context: click.Context) -> None:
     """Say that options of a new profile have no place beside a run."""
     mine = {"model", "weights", "checkpoint", "data", "root", "layers", "metrics", "limit", "class_map", "head",
             "output_names", "restrict_outputs", "input_size", "crop_pct", "interpolation", "mean", "std",
-            "max_bad"}  # fmt: skip
+            "max_bad", "fractions", "name"}  # fmt: skip
     for option in context.command.params:
         given = context.get_parameter_source(str(option.name)) is click.core.ParameterSource.COMMANDLINE
         if given and option.name in mine:

@@ -174,3 +174,17 @@ def test_an_interrupted_measurement_of_all_units_goes_on_to_the_same_tables(
     whole, resumed = found
     for name in ("units.csv", "curve.csv", "areas.csv", "sets.csv", "results.json"):
         assert (whole.path / name).read_bytes() == (resumed.path / name).read_bytes()
+
+
+def test_effects_by_class_are_written(run: auditor.Run, every: auditor.Ablation) -> None:
+    table = every.by_class
+    assert len(table) == 6 * len(run.classes)
+    assert table["class_name"].drop_duplicates().tolist() == list(run.classes)
+    # The loss over all images is the mean of the classes, each with its share of the images.
+    whole = table.groupby("unit_id").apply(lambda rows: np.average(rows["loss_change"], weights=rows["n_images"]))
+    np.testing.assert_allclose(whole, by_unit(every).loc[whole.index, "loss_change"], atol=1e-6)
+    own = by_unit(every).loc[whole.index]
+    mine = table.merge(own["preferred"].rename("class_name").reset_index(), on=["unit_id", "class_name"])
+    np.testing.assert_allclose(
+        mine.sort_values("unit_id")["accuracy_change"], own["preferred_accuracy_change"], atol=1e-9
+    )
