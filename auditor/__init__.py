@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from auditor.api.ablation_result import Ablation
     from auditor.api.audit import audit
     from auditor.api.audit_result import Audit
-    from auditor.api.audit_settings import AuditSettings
+    from auditor.api.audit_settings import AuditSettings, Margins
     from auditor.api.compare import Comparison, compare
     from auditor.api.finetune import FineTuned, finetune
     from auditor.api.profile import profile
@@ -29,6 +29,7 @@ _HOMES = {
     "AuditorError": "auditor.errors",
     "Comparison": "auditor.api.compare",
     "FineTuned": "auditor.api.finetune",
+    "Margins": "auditor.api.audit_settings",
     "Preprocessing": "auditor.models.preprocessing",
     "Run": "auditor.api.run",
     "TerminalReporter": "auditor.cli.console",
@@ -46,6 +47,7 @@ __all__ = [
     "AuditorError",
     "Comparison",
     "FineTuned",
+    "Margins",
     "Preprocessing",
     "Run",
     "TerminalReporter",

@@ -127,6 +127,7 @@ def _forest(audit: Audit) -> Figure:
     return correlation_forest(
         table[table["importance"] == "loss_change"].reset_index(drop=True), mean,
         label="Spearman correlation of selectivity with the change of the loss",
+        margin=audit.declaration["margins"]["correlation"],
     )  # fmt: skip
 
 
@@ -146,7 +147,9 @@ def _metrics(audit: Audit) -> Figure:
 
     table = audit.table("metrics")
     return metric_forest(
-        table.assign(metric=table["label"]), label="Spearman correlation with the change of the loss, mean over layers"
+        table.assign(metric=table["label"]),
+        label="Spearman correlation with the change of the loss, mean over layers",
+        margin=audit.declaration["margins"]["correlation"],
     )
 
 

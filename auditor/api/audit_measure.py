@@ -132,7 +132,7 @@ def measure(
         cache = BlockCache(folder / PER_IMAGE)
         keys = measure_units(bench, every, cache, reporter)
         alone = _in_order(cache, keys)
-        sets = _joint(bench, silenced, execution, folder / BLOCKS, reporter)
+        sets = _joint(bench, silenced if "necessity" in wants else None, execution, folder / BLOCKS, reporter)
         keeping = None if kept is None else _joint(bench, kept, execution, folder / KEPT_BLOCKS, reporter)
     return Measured(
         labels=bench.images.labels,
@@ -150,8 +150,9 @@ def measure(
     )
 
 
-def _joint(bench: Bench, sets: NestedSets, execution: Execution, folder: Path, reporter: Reporter) -> Joint:
-    groups = [np.empty(0, dtype=np.int64), *sets.groups()]
+def _joint(bench: Bench, sets: NestedSets | None, execution: Execution, folder: Path, reporter: Reporter) -> Joint:
+    """Effects of the intact network and of every set."""
+    groups = [np.empty(0, dtype=np.int64), *(() if sets is None else sets.groups())]
     return measure_groups(bench, groups, execution.batch_size, BlockCache(folder), reporter)
 
 

@@ -121,10 +121,11 @@ def metric_dependence(findings: Findings) -> tuple[Verdict, pd.DataFrame, pd.Dat
     scores = units[[f"{name}_excess" for name in names]].set_axis(names, axis=1).astype(float)
     for name in names:
         each = layer_correlations(
-            scores[name], importance, findings.codes, covariates=findings.covariates, n_boot=settings.resamples,
-            confidence=settings.confidence, seed=settings.seed,
+            scores[name], importance, findings.codes, covariates=findings.covariates, images=findings.per_image(MAIN),
+            labels=findings.measured.labels, n_boot=settings.resamples, confidence=settings.confidence,
+            seed=settings.seed,
         )  # fmt: skip
-        intervals = [_interval(each.pooled(partial=which)) for which in (False, True)]
+        intervals = [_over_both(each, partial=which) for which in (False, True)]
         outcomes = [_judged(findings, one, settings.margins.correlation, "").outcome for one in intervals]
         row: dict[str, Any] = {"metric": name, "label": registry().metric(name).label, "n_units": each.pooled().n_units}
         for prefix, (estimate, low, high) in zip(("", "partial_"), intervals, strict=True):
@@ -174,6 +175,9 @@ def _over_both(found: LayerCorrelations, *, partial: bool) -> Interval:
     draws = found.partial_image_draws if partial else found.image_draws
     interval = _interval(found.pooled(partial=partial))
     if draws is None or not np.isfinite(float(interval.estimate)):
+        return interval
+    if (np.isfinite(draws) | np.isnan(found.table[name].to_numpy(dtype=float))).all(1).sum() < 2:
+        # Hardly any resample of the images leaves every layer with a correlation.
         return interval
     images = pool_draws(
         draws, found.table[name], found.table["n_units"], n_covariates=found.n_covariates if partial else 0,

@@ -126,7 +126,7 @@ def _parts(findings: Findings, test: NestedTest, sets: NestedSets, noun: str) ->
     # Sets that hold selective units themselves show too small a difference, and confounded ones any.
     undiluted = float(random.high) / max(1 - float(sets.matched.overlap.mean()), 0.01)
     held = None
-    if outcome is Outcome.REFUTED and not sets.kept and undiluted >= margin:
+    if outcome is Outcome.REFUTED and undiluted >= margin:
         held = (
             "random sets that hold selective units themselves show too small a difference",
             f"The same difference ({shown(random, form)} {unit}) from random sets without selective units would have "
@@ -139,11 +139,29 @@ def _parts(findings: Findings, test: NestedTest, sets: NestedSets, noun: str) ->
             "the selected units would have supported the claim.",
         )
     outcome = outcome if held is None else Outcome.INCONCLUSIVE
-    other = decide(*map(float, least), margin=margin, alpha=settings.alpha)
+    other, unmatched = decide(*map(float, least), margin=margin, alpha=settings.alpha), None
+    if other is Outcome.REFUTED and abs(_least_smd(findings, sets)) > SMD:
+        other = Outcome.INCONCLUSIVE
+        unmatched = (
+            "the least selective units are not matched and may cost as much for their activation",
+            f"The same difference ({shown(least, form)} {unit}) from least selective units within {SMD} standard "
+            "deviations of mean activation would have refuted the claim.",
+        )
     return [
         Part(outcome, random, margin, f"{noun} over matched random sets", p, p_below, held),
-        Part(other, least, margin, f"{noun} over the least selective units"),
+        Part(other, least, margin, f"{noun} over the least selective units", held=unmatched),
     ]
+
+
+def _least_smd(findings: Findings, sets: NestedSets) -> float:
+    """Mean activation of the least selective minus that of the selected units, within-layer standard deviations."""
+    mean = findings.covariates[:, 0]
+    scaled = np.full(len(mean), np.nan)
+    for code in np.unique(findings.codes):
+        members = findings.codes == code
+        spread = float(np.nanstd(mean[members]))
+        scaled[members] = (mean[members] - np.nanmean(mean[members])) / spread if spread > 0 else 0.0
+    return float(np.nanmean(scaled[sets.least]) - np.nanmean(scaled[sets.chosen]))
 
 
 def _scaled(interval: Interval, settings: AuditSettings) -> Interval:
@@ -190,9 +208,17 @@ def _limits(findings: Findings, sets: NestedSets) -> tuple[str, ...]:
     if matched.overlap.mean() > 0.05:
         limits.append(
             f"{matched.overlap.mean():.0%} of the units of the largest random sets are selective ones themselves, "
-            "which makes differences smaller than those to sets without them"
-            + ("." if sets.kept else "; a refutation takes that into account.")
+            "which makes differences smaller than those to sets without them; a refutation takes that into account."
         )
+    smd = _least_smd(findings, sets)
+    limits.append(
+        f"The least selective units share the layers of the selected ones and are not matched: their mean activation "
+        f"differs by {smd:+.2f} standard deviations within layers"
+        + (", so that comparison alone refutes nothing." if abs(smd) > SMD else ".")
+    )
+    wanted = settings.keep_shares if sets.kept else settings.shares
+    if len(sets.counts) < len(wanted):
+        limits.append(f"{len(wanted) - len(sets.counts)} of {len(wanted)} declared sizes come to no unit of their own.")
     limits.append(
         f"Responses are replaced (edit {settings.edit}), which takes the network off the responses that it was "
         "trained with."

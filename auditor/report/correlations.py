@@ -33,7 +33,9 @@ _LEVEL = 0.05
 
 
 @styled
-def correlation_forest(table: DataFrame, pooled: Mapping[str, float] | None, *, label: str) -> Figure:
+def correlation_forest(
+    table: DataFrame, pooled: Mapping[str, float] | None, *, label: str, margin: float | None = None
+) -> Figure:
     """Draw one rank correlation per layer with its intervals, and their mean over layers below.
 
     Parameters
@@ -47,6 +49,8 @@ def correlation_forest(table: DataFrame, pooled: Mapping[str, float] | None, *, 
         the range in which the correlation of another such layer is expected. Ends may be NaN.
     label : str
         What is correlated (``"Spearman correlation of selectivity and loss of accuracy"``).
+    margin : float, optional
+        Declared beforehand; drawn as a dotted line.
 
     Returns
     -------
@@ -66,6 +70,8 @@ def correlation_forest(table: DataFrame, pooled: Mapping[str, float] | None, *, 
     axes = figure.add_subplot()
     stripes(axes, n)
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+    if margin is not None:
+        axes.axvline(margin, color=VERMILION, linewidth=1, linestyle=":", zorder=1)
     _layers(axes, table)
     names = [str(site) for site in table["site"]]
     if pooled is not None:
@@ -83,6 +89,8 @@ def correlation_forest(table: DataFrame, pooled: Mapping[str, float] | None, *, 
     text = f"Thick: 95 % interval over units.{' Thin: over images.' if _has(table, 'low_images') else ''}"
     if pooled is not None:
         text += "\nLast row: mean and its 95 % interval; dashed: where 95 % of such layers are expected."
+    if margin is not None:
+        text += f" Dotted: the declared margin, {margin:g}."
     caption(figure, text)
     return figure
 

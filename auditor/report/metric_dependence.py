@@ -35,7 +35,7 @@ _SIGNED = LinearSegmentedColormap.from_list("signed", ("#55A5D0", "white", "#EB9
 
 
 @styled
-def metric_forest(table: DataFrame, *, label: str | None = None) -> Figure:
+def metric_forest(table: DataFrame, *, label: str | None = None, margin: float | None = None) -> Figure:
     """Draw the correlation of selectivity with importance for each definition of selectivity.
 
     Parameters
@@ -46,6 +46,8 @@ def metric_forest(table: DataFrame, *, label: str | None = None) -> Figure:
         ``n_layers``. Rows whose ``rho`` is NaN say so.
     label : str, optional
         What is correlated.
+    margin : float, optional
+        Declared beforehand; drawn as a dotted line.
 
     Returns
     -------
@@ -64,6 +66,8 @@ def metric_forest(table: DataFrame, *, label: str | None = None) -> Figure:
     outcomes = [str(word) for word in table["outcome"]] if "outcome" in table else [""] * len(table)
     stripes(axes, len(table))
     axes.axvline(0, color=INK, linewidth=0.9, zorder=1)
+    if margin is not None:
+        axes.axvline(margin, color=VERMILION, linewidth=1, linestyle=":", zorder=1)
     for row, outcome in enumerate(outcomes):
         colour, marker = _OUTCOMES.get(outcome, (INK, "^"))
         if np.isfinite(rho[row]):
@@ -76,7 +80,8 @@ def metric_forest(table: DataFrame, *, label: str | None = None) -> Figure:
     beside(axes, -0.85, _RHO, 36, ha="right", color=GREY)
     name_rows(axes, [str(name) for name in table["metric"]], longest=_LONGEST)
     axes.set_xlabel(label or f"mean over layers of Spearman {_RHO} between selectivity and importance")
-    caption(figure, "Lines: 95 % interval of the mean over layers. Words: what the test with this metric says.")
+    text = "Lines: 95 % interval of the mean over layers. Words: what the test with this metric says."
+    caption(figure, text if margin is None else f"{text}\nDotted: the declared margin, {margin:g}.")
     return figure
 
 
