@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
 from auditor.api.ablate import agreement_line, require_scores
@@ -28,7 +30,7 @@ from auditor.api.run import Run
 from auditor.api.settings import ALL, at_least
 from auditor.api.workspace import claim, locked, write_manifest
 from auditor.causal import Verdict
-from auditor.errors import OptionError
+from auditor.errors import DataError, OptionError
 from auditor.manifest import Manifest, provenance
 from auditor.progress import QUIET, Reporter
 
@@ -148,6 +150,7 @@ def audit(
 
 def _find(run: Run, settings: AuditSettings, execution: Execution, folder: Path, reporter: Reporter) -> Findings:
     data = run.data() if settings.limit is None else run.data().limited(settings.limit)
+    _check_images(data.labels[data.splits["score"]])
     by = ablation_settings(settings, run).column
     reporter.say(
         f"Audit of {run.name}: {len(run.selectivity)} units ranked by {by} on the select split "
@@ -159,6 +162,18 @@ def _find(run: Run, settings: AuditSettings, execution: Execution, folder: Path,
     if "controls" in settings.hypotheses:
         found = measure_controls(run, run.data(), execution, seed=settings.seed, reporter=reporter)
     return Findings(run, settings, measured, found)
+
+
+def _check_images(labels: NDArray[np.integer]) -> None:
+    """Refuse images that no interval can be computed from."""
+    counts = np.unique(labels, return_counts=True)[1]
+    if len(counts) < 2 or counts.max() < 2:
+        raise DataError(
+            "There are too few images to test anything on.",
+            wanted="at least two classes in the score split, with several images each",
+            got=f"{counts.sum()} images of {len(counts)} classes",
+            fix="Ablate on more images (--score-limit), or profile more.",
+        )
 
 
 def _judge(findings: Findings, arms: Sequence[Arm], settings: AuditSettings) -> list[Verdict]:

@@ -91,6 +91,8 @@ def own_class(findings: Findings) -> tuple[Verdict, OwnClassResult]:
     )
     margin = settings.margins.own_class
     part = _judged(findings, interval, margin, "an excess probability", p=o["excess_p"])
+    # More images narrow the interval only where it is that over images.
+    over_images = o["excess_high_images"] - o["excess_low_images"] >= o["excess_high"] - o["excess_low"]
     damaged = int((result.units["q"] <= settings.alpha).sum())
     return verdict(
         findings, [part], part.outcome,
@@ -100,7 +102,7 @@ def own_class(findings: Findings) -> tuple[Verdict, OwnClassResult]:
         sentence=f"An image of the preferred class loses more than another in {0.5 + o['excess']:.1%} of pairs, "
         f"against {0.5 + shift:.1%} with preferred classes permuted: {shown(interval)}.",
         unit="probability", n=f"{int(o['n_units'])} units, {len(findings.measured.labels)} images",
-        n_images=len(findings.measured.labels), bounds=(-0.5, 0.5),
+        n_images=len(findings.measured.labels) if over_images else None, bounds=(-0.5, 0.5),
         limits=(
             f"{damaged} of {int(o['n_units'])} units damage their class differently at a false-discovery rate of "
             f"{settings.alpha:g}; a class that is fragile under any ablation is among those.",

@@ -130,6 +130,11 @@ class AuditSettings:
     check: int = 4
 
     def __post_init__(self) -> None:
+        for name in ("hypotheses", "shares", "match", "keep_shares"):
+            value = getattr(self, name)
+            if not isinstance(value, tuple | list):
+                raise OptionError(f"{name} must be several values.", wanted=f"({value!r},)", got=repr(value))
+            object.__setattr__(self, name, tuple(value))
         for name in self.hypotheses:
             if name not in HYPOTHESES:
                 raise unknown_name("hypothesis", name, HYPOTHESES)

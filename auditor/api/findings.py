@@ -143,6 +143,13 @@ def verdict(
     why = reason(estimate, low, high, margin=first.margin, p=first.p, p_below=first.p_below, alpha=alpha)
     if first.held is not None:
         why = f"{why}, but {first.held[0]}"
+    held = None if first.held is None else first.held[1]
+    unsure = first.p_below is not None and first.p_below > alpha
+    if held is None and first.outcome is Outcome.INCONCLUSIVE and low < high < first.margin and unsure:
+        held = (
+            f"The same numbers ({shown(first.interval)}) would have refuted the claim if at most {alpha:g} of the "
+            f"random sets fell as far short of the margin; {first.p_below:.2g} do."
+        )
     if outcome is Outcome.INCONCLUSIVE and needed is None and n_images is not None:
         images = images_needed(estimate, low, high, n_images, margin=first.margin)
         if images is not None and images > n_images:
@@ -153,7 +160,7 @@ def verdict(
     return Verdict(
         key=key, title=title, claim=claim, outcome=outcome, sentence=sentence, effect=estimate, low=low, high=high,
         unit=unit, margin=first.margin, p=first.p, alpha=alpha, n=n,
-        reversed_by=first.held[1] if first.held is not None else reversal(
+        reversed_by=held if held is not None else reversal(
             first.outcome, estimate, low, high, margin=first.margin, unit=unit if " of " in unit else "", p=first.p,
             alpha=alpha, what=first.what, bounds=bounds,
         ),

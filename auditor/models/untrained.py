@@ -36,7 +36,10 @@ def untrained_copy(module: nn.Module, batches: Iterable[Tensor], *, seed: int) -
     copied = copy.deepcopy(module).requires_grad_(False)
     cuda = sorted({p.device.index or 0 for p in copied.parameters() if p.device.type == "cuda"})
     with torch.random.fork_rng(devices=cuda):
-        torch.manual_seed(seed)
+        # Not torch.manual_seed, which would seed devices whose state is not given back.
+        torch.random.default_generator.manual_seed(seed)
+        for index in cuda:
+            torch.cuda.default_generators[index].manual_seed(seed)
         renewed: set[int] = set()
         for child in copied.modules():
             reset = getattr(child, "reset_parameters", None)

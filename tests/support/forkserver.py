@@ -74,6 +74,10 @@ def become(order: dict[str, Any]) -> list[str]:
         from auditor.api.run import Run
 
         Run.save_figures = lambda _: []  # type: ignore[method-assign]
+        if order["argv"][0] == "audit":
+            from auditor.api.audit_result import Audit
+
+            Audit.save_figures = lambda _: []  # type: ignore[method-assign]
     return list(order["argv"])
 
 
