@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from auditor.ablation.edits import Edit
+from auditor.ablation.edits import Edit, Zero
 from auditor.ablation.engine import Job, Noise, edit_context
 from auditor.ablation.replay import record, unit_maps
 from auditor.errors import ModelError
@@ -90,8 +90,9 @@ def _editing(
 
 def edited(output: Tensor, job: Job, edit: Edit, donors: Mapping[Any, Any] | None, noise: Noise | None) -> Tensor:
     """Return a site's output with the job's units edited."""
-    axis = job.site.unit_axis
-    changed = output.clone(memory_format=torch.preserve_format)
-    maps = unit_maps(output, axis, job.units)
-    changed.movedim(axis, 1)[:, job.units] = edit.apply(maps, edit_context(job, donors, noise))
-    return changed
+    axis, units = job.site.unit_axis, job.units.to(output.device)
+    if type(edit) is Zero:
+        return output.index_fill(axis, units, 0)
+    maps = unit_maps(output, axis, units)
+    changed = edit.apply(maps, edit_context(job, donors, noise)).to(output.dtype)
+    return output.index_copy(axis, units, changed.movedim(1, axis))

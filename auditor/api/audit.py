@@ -34,7 +34,7 @@ from auditor.errors import DataError, OptionError
 from auditor.manifest import Manifest, provenance
 from auditor.progress import QUIET, Reporter
 
-BATCH = 256
+BATCH = 512
 
 
 def audit(

@@ -118,7 +118,7 @@ class AuditSettings:
     pool: str = "all"
     neighbours: int = 4
     keep_shares: tuple[float, ...] = (0.75, 0.9)
-    keep_draws: int = 50
+    keep_draws: int = 20
     q: float = ALPHA
     edit: str = "zero"
     resamples: int = 1000

@@ -62,7 +62,7 @@ DECLARED = ("shares", "draws", "match", "measure", "edit", "engine", "dtype", "m
 @max_bad_option
 @runs_option
 @seed_option
-@execution_options(256)
+@execution_options(512)
 @output_options
 @click.pass_context
 def command(
