@@ -283,7 +283,9 @@ def main() -> None:
             generator = torch.Generator().manual_seed(0)
             images = torch.randn(n_examples, 3, options.size, options.size, generator=generator)
             labels = torch.arange(n_examples)
-        named = name + (f" ({Path(options.checkpoint).stem}, {Path(options.images).stem})" if options.checkpoint else "")
+        named = name + (
+            f" ({Path(options.checkpoint).stem}, {Path(options.images).stem})" if options.checkpoint else ""
+        )
         tables.append(measure(model, named, images, labels, options))
         print(summarise(tables[-1]), flush=True)
     options.out.mkdir(parents=True, exist_ok=True)
