@@ -185,7 +185,7 @@ def _card(evidence: UnitEvidence, row: dict[Any, Any], why: str, audit: Audit) -
         Fact("With shuffled labels", f"{row[f'{metric}_null']:.3f} (q = {row[f'{metric}_q']:.2g})"),
         Fact("Mean activation", f"{row['mean']:.3g} (no interval)"),
         Fact("Firing rate", f"{row['firing_rate']:.1%} (no interval)"),
-        *([Fact("Regions", evidence.region_note)] if evidence.region_note else []),
+        *([Fact("Regions", evidence.region_note.removeprefix("Region: "))] if evidence.region_note else []),
         *(Fact("Note", note) for note in evidence.notes),
     ]
     importance = [

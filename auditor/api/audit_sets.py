@@ -161,7 +161,9 @@ def _least_smd(findings: Findings, sets: NestedSets) -> float:
         members = findings.codes == code
         spread = float(np.nanstd(mean[members]))
         scaled[members] = (mean[members] - np.nanmean(mean[members])) / spread if spread > 0 else 0.0
-    return float(np.nanmean(scaled[sets.least]) - np.nanmean(scaled[sets.chosen]))
+    # Units in both sets make no difference between them.
+    least, chosen = np.setdiff1d(sets.least, sets.chosen), np.setdiff1d(sets.chosen, sets.least)
+    return float(np.nanmean(scaled[least]) - np.nanmean(scaled[chosen])) if len(least) and len(chosen) else 0.0
 
 
 def _scaled(interval: Interval, settings: AuditSettings) -> Interval:
