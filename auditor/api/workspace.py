@@ -126,6 +126,7 @@ def claim(folder: Path, manifest: Manifest, *, beside: Iterable[str] = ()) -> Cl
         return Claimed(folder, "resume")
     if {p.name for p in folder.iterdir() if not p.name.startswith(".")} - set(beside):
         raise RunError(f"{folder} exists and is not a run; it is left as it is.", fix="Choose another --name.")
+    _sweep(folder)  # a process may have been killed while it wrote the manifest
     write_manifest(folder, manifest)
     return Claimed(folder, "new")
 

@@ -80,6 +80,18 @@ def test_what_a_killed_process_left_half_written_is_removed(
 
 
 @pytest.mark.slow
+def test_a_manifest_that_was_never_finished_is_removed(
+    server: Server, command: list[str], undisturbed: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "runs" / NAME
+    run.mkdir(parents=True)
+    (run / ".manifest.json.4711-0a1b2c3d.tmp").write_bytes(b"half of it")
+    done = server.call(*command, cwd=tmp_path)
+    assert done.code == 0, done.err
+    assert_same_run(run, undisturbed)
+
+
+@pytest.mark.slow
 def test_killed_fifty_times(server: Server, command: list[str], undisturbed: Path, tmp_path: Path) -> None:
     choose, states = random.Random(0), list[State]()
     for seed in count():
