@@ -27,7 +27,7 @@ def correlation(findings: Findings) -> tuple[Verdict, LayerCorrelations]:
     for name in IMPORTANCE:
         found[name] = layer_correlations(
             findings.measured.score, findings.importance(name), findings.codes, covariates=findings.covariates,
-            images=findings.per_image(name) if name == MAIN else None, labels=findings.measured.labels,
+            images=findings.per_image(name), labels=findings.measured.labels,
             n_boot=settings.resamples, confidence=settings.confidence, seed=settings.seed,
         )  # fmt: skip
     findings.tables["correlations"] = pd.concat(
