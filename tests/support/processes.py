@@ -108,6 +108,8 @@ class Server:
         """Start a command; figures take seconds and are left out unless asked for."""
         self._number += 1
         out, err = (self._folder / f"{self._number}.{kind}" for kind in ("out", "err"))
+        for file in (out, err):
+            file.touch()  # it may be killed before it opens them
         order = {
             "argv": [str(part) for part in argv],
             "cwd": str(cwd),
