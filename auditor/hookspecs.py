@@ -17,7 +17,9 @@ import pluggy
 if TYPE_CHECKING:
     from auditor.ablation.edits import Edit
     from auditor.data.base import DataSource
+    from auditor.robustness.base import Corruption
     from auditor.selectivity.base import AnyMetric
+    from auditor.training.metrics import TrainingMetric
 
 PROJECT = "auditor"
 hookspec = pluggy.HookspecMarker(PROJECT)
@@ -44,3 +46,16 @@ def auditor_data_sources() -> Sequence[DataSource]:  # type: ignore[empty-body]
 @hookspec
 def auditor_edits() -> Sequence[Edit]:  # type: ignore[empty-body]
     """Ways to ablate a unit, each an instance of :class:`auditor.ablation.edits.Edit` with its default parameter."""
+
+
+@hookspec
+def auditor_corruptions() -> Sequence[Corruption]:  # type: ignore[empty-body]
+    """Natural corruptions of images, each an instance of :class:`auditor.robustness.base.Corruption`."""
+
+
+@hookspec
+def auditor_training_metrics() -> Sequence[TrainingMetric]:  # type: ignore[empty-body]
+    """Differentiable selectivity metrics, each an instance of :class:`auditor.training.metrics.TrainingMetric`.
+
+    `auditor finetune --metric NAME` puts one in the place of the class selectivity index in ``CE - alpha * SI``.
+    """

@@ -16,10 +16,18 @@ from auditor.errors import PluginError, unknown_name
 if TYPE_CHECKING:
     from auditor.ablation.edits import Edit
     from auditor.data.base import DataSource
+    from auditor.robustness.base import Corruption
     from auditor.selectivity.base import AnyMetric
+    from auditor.training.metrics import TrainingMetric
 
 # Named, not imported: the registry sits below the rooms that provide the built-ins.
-BUILTIN_PLUGINS = ("auditor.selectivity.builtin", "auditor.data.builtin", "auditor.ablation.builtin")
+BUILTIN_PLUGINS = (
+    "auditor.selectivity.builtin",
+    "auditor.data.builtin",
+    "auditor.ablation.builtin",
+    "auditor.robustness.builtin",
+    "auditor.training.builtin",
+)
 
 
 class Registry:
@@ -87,6 +95,14 @@ class Registry:
     def edits(self) -> dict[str, Edit]:
         """Every way to ablate a unit by name, with its default parameter."""
         return self._collect("edit", self.manager.hook.auditor_edits)
+
+    def corruptions(self) -> dict[str, Corruption]:
+        """Every natural corruption by name."""
+        return self._collect("corruption", self.manager.hook.auditor_corruptions)
+
+    def training_metrics(self) -> dict[str, TrainingMetric]:
+        """Every differentiable selectivity metric by name."""
+        return self._collect("training metric", self.manager.hook.auditor_training_metrics)
 
     def edit(self, text: str) -> Edit:
         """Look up an edit by ``NAME`` or ``NAME=VALUE``.

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from auditor.ablation import PairEffects
-from auditor.api.run import Run, read_table, records
+from auditor.api.frames import read_table, records
+from auditor.api.run import Run
 from auditor.api.selection import INDEX, layers_with_signed, scored_by
 from auditor.api.settings import ALPHA
 from auditor.api.workspace import read_manifest

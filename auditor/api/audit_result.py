@@ -12,7 +12,8 @@ import pandas as pd
 from auditor.api.audit_figures import Drawing, drawings
 from auditor.api.audit_tables import RESULTS, VERDICTS
 from auditor.api.forward import Execution
-from auditor.api.run import Run, read_table, records
+from auditor.api.frames import read_table, records
+from auditor.api.run import Run
 from auditor.api.workspace import read_manifest
 from auditor.causal import Verdict
 from auditor.errors import RunError, unknown_name

@@ -11,7 +11,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from auditor.api.run import Run, records
+from auditor.api.frames import records
+from auditor.api.run import Run
 from auditor.api.selection import INDEX, signed_metrics
 from auditor.api.skips import SKIPPED, read_skipped
 from auditor.data import SPLITS

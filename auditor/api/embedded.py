@@ -19,7 +19,7 @@ from auditor.errors import CheckpointError
 from auditor.models import ModelSpec, load_checkpoint, read_metadata, save_weights
 from auditor.models.preprocessing import Preprocessing
 from auditor.progress import Reporter
-from auditor.training import TrainingPlan, train
+from auditor.training import Evaluation, InMemory, TrainingPlan, train
 
 RECIPE = 1
 PLAN = TrainingPlan(epochs=10, learning_rate=0.05, weight_decay=5e-4, batch_size=64, warmup=0.2)
@@ -104,14 +104,13 @@ def _train(
     images, labels = load_split(data, "train", transform, execution)
     held_images, held_labels = load_split(data, "score", transform, execution)
 
-    def evaluate(model: nn.Module) -> tuple[float, float, float]:
-        return accuracy(model, held_images, held_labels, execution.batch_size)
+    def evaluate(model: nn.Module) -> Evaluation:
+        return Evaluation(*accuracy(model, held_images, held_labels, execution.batch_size))
 
     module.to(images.device)
     history = train(
         module,
-        images,
-        labels,
+        InMemory(images, labels),
         plan=plan,
         regularizer=None,
         evaluate=evaluate,
@@ -119,7 +118,7 @@ def _train(
         reporter=reporter,
         description=f"Training on {data.name}",
     )
-    last = history[-1]
+    last = history.epochs[-1]
     return last.val_accuracy, last.val_accuracy_low, last.val_accuracy_high
 
 

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import copy
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from torch import nn
 
-from auditor.api.compare import Comparison, compare
-from auditor.api.forward import Execution, accuracy, load_split
+from auditor.api.forward import Execution
 from auditor.api.heads import CHOICES
 from auditor.api.models import Prepared
 from auditor.api.profiling import profile_prepared
-from auditor.api.run import Run, read_table
+from auditor.api.run import Run
+from auditor.api.scratch import fresh_start
 from auditor.api.settings import SelectivitySettings, StoreSettings
 from auditor.api.skips import SKIPPED, Skips
+from auditor.api.training_data import check_cache, open_training_data
+from auditor.api.tuned import TRAINING, WEIGHTS, FineTuned
+from auditor.api.tuning_settings import Regularization, regularization
 from auditor.api.workspace import check_name, claim, locked, slug, write_manifest
 from auditor.data import LabelledData
 from auditor.errors import DataError, ModelError
@@ -26,47 +29,20 @@ from auditor.manifest import Manifest, provenance
 from auditor.models import load_checkpoint, save_weights, state_hash
 from auditor.progress import QUIET, Reporter
 from auditor.store.files import write_csv
-from auditor.training import EpochRecord, SelectivityRegularizer, TrainingPlan, train
-from auditor.units import Site
+from auditor.training import (
+    Evaluation,
+    LayerRecord,
+    Training,
+    TrainingPlan,
+    check_precision,
+    evaluate_network,
+    shuffled_labels,
+    train,
+)
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+__all__ = ["FineTuned", "finetune"]
 
-TRAINING = "training"
-WEIGHTS = "weights.safetensors"
-
-
-class FineTuned(Run):
-    """A fine-tuned network's own run, with its training and the comparison with where it came from."""
-
-    @property
-    def parent(self) -> Path:
-        """Folder of the run that training started from."""
-        return Path(self.manifest.provenance["parent"])
-
-    @property
-    def history(self) -> pd.DataFrame:
-        """One row per epoch; ``batch_si`` is biased upward and no measure of success."""
-        return read_table(self.path / TRAINING / "history.csv")
-
-    @property
-    def comparison(self) -> Comparison:
-        """Before against after."""
-        return compare(Run(self.parent), self)
-
-    def plot_history(self) -> Figure:
-        """Loss, batch selectivity and accuracy by epoch."""
-        from auditor.report.training import training_history
-
-        return training_history(self.history)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything found, with the comparison (the document that ``--json`` prints)."""
-        return {
-            **super().to_dict(),
-            "comparison": self.comparison.to_dict(),
-            "history": self.history.astype(object).where(self.history.notna(), None).to_dict("records"),
-        }
+STATE = "state.pt"
 
 
 def finetune(
@@ -79,9 +55,24 @@ def finetune(
     weight_decay: float = 1e-4,
     batch_size: int = 64,
     balanced: bool = True,
+    warmup: float = 0.1,
+    schedule: str = "cosine",
+    augment: str = "none",
+    precision: str = "float32",
+    clip_norm: float | None = None,
+    patience: int | None = None,
+    keep: str = "last",
+    alpha_schedule: str = "constant",
+    regularize: str | Sequence[str] = "all",
+    signed: str = "leave-out",
+    metric: str = "index",
+    class_means: str = "batch",
+    from_scratch: bool = False,
     limit: int | None = None,
     seed: int = 0,
     name: str | None = None,
+    runs: str | Path | None = None,
+    cache_images: str = "auto",
     device: str = "auto",
     workers: int | None = None,
     max_bad: int | None = None,
@@ -89,8 +80,8 @@ def finetune(
 ) -> FineTuned:
     """Train a run's network on with the selectivity regularizer and profile the result as a run of its own.
 
-    Training uses the train split; the validation accuracy shown on the way is that of the select split; the comparison
-    is made on the select split (selectivity) and the score split (accuracy).
+    Training uses the train split; accuracy and selectivity on the way, early stopping and the choice of the best epoch
+    use the select split; the comparison is made on the select split (selectivity) and the score split (accuracy).
 
     Parameters
     ----------
@@ -98,12 +89,25 @@ def finetune(
         Its model is copied, not changed.
     alpha : float
         Weight in ``loss = CE - alpha * SI``; negative discourages selectivity, 0 is the control.
-    epochs, learning_rate, optimizer, weight_decay, batch_size, balanced, seed
-        See :class:`auditor.training.TrainingPlan`.
+    epochs, learning_rate, optimizer, weight_decay, batch_size, balanced, warmup, schedule
+        See :class:`auditor.training.TrainingPlan`, also for the next eleven.
+    augment, precision, clip_norm, patience, keep
+        Of the training loop.
+    alpha_schedule, regularize, signed, metric, class_means
+        Of the regularizer.
+    from_scratch : bool
+        Draw the network's weights anew with `seed` before training. The comparison is still with the run's network.
     limit : int, optional
-        At most so many images of the train split, stratified.
+        At most so many images per split, stratified.
+    seed : int
+        Of every random choice of the training.
     name : str, optional
         Name of the new run's folder.
+    runs : path, optional
+        Folder that receives it; default: that of `run`.
+    cache_images : {"auto", "always", "never"}
+        Whether preprocessed images are kept in memory; see
+        :func:`auditor.api.training_data.open_training_data`. It does not change the result.
     device, workers, max_bad
         See :class:`auditor.api.forward.Execution`.
     reporter : Reporter
@@ -114,7 +118,7 @@ def finetune(
 
     Raises
     ------
-    OptionError, ModelError, DataError, RunError
+    OptionError, UnknownNameError, ModelError, DataError, RunError
         If the training cannot be done as asked.
     """
     plan = TrainingPlan(
@@ -125,9 +129,23 @@ def finetune(
         weight_decay=weight_decay,
         batch_size=batch_size,
         balanced=balanced,
+        warmup=warmup,
         seed=seed,
+        schedule=schedule,
+        augment=augment,
+        precision=precision,
+        clip_norm=clip_norm,
+        patience=patience,
+        keep=keep,
+        alpha_schedule=alpha_schedule,
+        regularize=regularize if isinstance(regularize, str) else tuple(regularize),
+        signed=signed,
+        metric=metric,
+        class_means=class_means,
     )
     execution = Execution(device=device, workers=workers, max_bad=max_bad)
+    check_precision(plan, execution.torch_device())
+    check_cache(cache_images)
     if name is not None:
         check_name(name)
     data = run.data()
@@ -139,22 +157,23 @@ def finetune(
             wanted=f"{len(run.classes)} outputs, one per class",
             fix=f"{CHOICES}, or profile one with one output per class (--weights none, --checkpoint FILE).",
         )
-    sites = _regularized_sites(run, reporter)
+    chosen = regularization(run, plan, reporter)
     manifest = Manifest(
         kind="finetune",
         identity={
             "parent": run.manifest.digest(),
-            "sites": [s.name for s in sites],
+            "sites": [s.name for s in chosen.sites],
             "plan": plan.to_dict(),
             "limit": limit,
+            **({"from_scratch": True} if from_scratch else {}),
         },
         provenance=provenance(execution=execution.describe(), parent=str(run.path)),
     )
     base = str(run.manifest.identity["model"]["spec"]).split(":")[-1]
-    folder = run.path.parent / (name or f"{slug(base)}-{slug(data.name)}-alpha{alpha:g}-{manifest.digest()[:8]}")
-    prepared = _train(
-        run, data if limit is None else data.limited(limit), sites, plan, manifest, folder, execution, reporter
-    )
+    home = run.path.parent if runs is None else Path(runs)
+    folder = home / (name or f"{slug(base)}-{slug(data.name)}-alpha{alpha:g}-{manifest.digest()[:8]}")
+    work = _Work(run, plan, chosen, manifest, folder, execution, reporter, cache_images)
+    prepared = work.train(data if limit is None else data.limited(limit))
     settings = run.manifest.identity["selectivity"]
     tuned = profile_prepared(
         prepared,
@@ -178,93 +197,88 @@ def finetune(
     return result
 
 
-def _regularized_sites(run: Run, reporter: Reporter) -> list[Site]:
-    """Sites on which the index is defined: those without negative responses in the profile."""
-    signed = set(run.layers.loc[run.layers["signed"] > 0, "site"])
-    sites = [site for site in run.sites if site.name not in signed]
-    if not sites:
-        raise ModelError(
-            "Every layer of the run has negative responses, for which the class selectivity index is not defined.",
-            fix="Profile layers with non-negative outputs (after a ReLU or Sigmoid) with --layers.",
+@dataclass(frozen=True)
+class _Work:
+    """One training and where it is done."""
+
+    run: Run
+    plan: TrainingPlan
+    chosen: Regularization
+    manifest: Manifest
+    folder: Path
+    execution: Execution
+    reporter: Reporter
+    cache_images: str
+
+    def train(self, data: LabelledData) -> Prepared:
+        """Train, or take up what an earlier call left."""
+        run, plan, manifest = self.run, self.plan, self.manifest
+        start = run.model(self.execution)
+        scratch = bool(manifest.identity.get("from_scratch"))
+        module = fresh_start(start, seed=plan.seed) if scratch else copy.deepcopy(start.module)
+        training, weights = self.folder / TRAINING, self.folder / WEIGHTS
+        with locked(training):
+            state = claim(training, manifest).state
+            if state == "done":
+                load_checkpoint(module, weights)
+            else:
+                began = time.monotonic()
+                verb = "Training the architecture of" if scratch else "Fine-tuning"
+                self.reporter.say(
+                    f"{verb} {run.name} with alpha = {plan.alpha:g} on {len(data.splits['train'])} images, "
+                    f"{plan.epochs} epochs" + (" (going on where it was stopped)." if state == "resume" else ".")
+                )
+                history = self._fit(module, start, data, training / STATE)
+                write_csv(training / "history.csv", pd.DataFrame([asdict(record) for record in history.epochs]))
+                names = [field.name for field in fields(LayerRecord)]
+                layers = pd.DataFrame([asdict(record) for record in history.layers], columns=names)
+                write_csv(training / "layers.csv", layers)
+                save_weights(module, weights, {"parent": run.manifest.digest(), "alpha": f"{plan.alpha:g}"})
+                manifest.complete = True
+                manifest.provenance |= {
+                    "seconds": round(time.monotonic() - began, 2),
+                    "best_epoch": history.best,
+                    "last_epoch": len(history.epochs),
+                }
+                write_manifest(training, manifest)
+                training.joinpath(STATE).unlink(missing_ok=True)
+        module.eval()
+        identity = {
+            **start.identity,  # with what was done to its outputs
+            "weights": f"finetuned:{manifest.digest()}",
+            "seed": None,
+            "state": state_hash(module),
+        }
+        return Prepared(module, start.preprocessing, identity, weights)
+
+    def _fit(self, module: nn.Module, start: Prepared, data: LabelledData, state: Path) -> Training:
+        execution, chosen, plan = self.execution.on(start.module), self.chosen, self.plan
+        check_precision(plan, execution.torch_device())
+        n_images = sum(len(data.splits[split]) for split in ("train", "select"))
+        skips = Skips(data, n_images, path=state.with_name(SKIPPED), max_bad=execution.max_bad)
+        pictures = open_training_data(
+            data, start, execution, batch_size=plan.batch_size, cache_images=self.cache_images, skips=skips,
+            checked=state.exists(), reporter=self.reporter,
+        )  # fmt: skip
+        skips.announce(self.reporter)
+        shuffled = shuffled_labels(pictures.held_out.labels, plan.seed)
+
+        def evaluate(model: nn.Module) -> Evaluation:
+            return evaluate_network(
+                model, pictures.held_out, sites=chosen.measured, metric=chosen.metric, rectify=chosen.rectify,
+                shuffled=shuffled, n_classes=len(data.classes),
+            )  # fmt: skip
+
+        return train(
+            module,
+            pictures.train,
+            plan=plan,
+            regularizer=chosen.build(plan, len(data.classes)),
+            evaluate=evaluate,
+            state=state,
+            reporter=self.reporter,
+            description=f"Fine-tuning (alpha {plan.alpha:g})",
         )
-    if signed:
-        reporter.say(f"Regularizer: {len(signed)} layers with negative responses are left out.")
-    return sites
-
-
-def _train(
-    run: Run,
-    data: LabelledData,
-    sites: list[Site],
-    plan: TrainingPlan,
-    manifest: Manifest,
-    folder: Path,
-    execution: Execution,
-    reporter: Reporter,
-) -> Prepared:
-    """Train, or take up what an earlier call left."""
-    start = run.model(execution)
-    execution = execution.on(start.module)
-    module = copy.deepcopy(start.module)
-    training, weights = folder / TRAINING, folder / WEIGHTS
-    with locked(training):
-        state = claim(training, manifest).state
-        if state == "done":
-            load_checkpoint(module, weights)
-        else:
-            began = time.monotonic()
-            reporter.say(
-                f"Fine-tuning {run.name} with alpha = {plan.alpha:g} on {len(data.splits['train'])} images, "
-                f"{plan.epochs} epochs" + (" (going on where it was stopped)." if state == "resume" else ".")
-            )
-            history = _fit(module, start, data, sites, plan, training / "state.pt", execution, reporter)
-            write_csv(training / "history.csv", pd.DataFrame([asdict(record) for record in history]))
-            save_weights(module, weights, {"parent": run.manifest.digest(), "alpha": f"{plan.alpha:g}"})
-            manifest.complete = True
-            manifest.provenance["seconds"] = round(time.monotonic() - began, 2)
-            write_manifest(training, manifest)
-            training.joinpath("state.pt").unlink(missing_ok=True)
-    module.eval()
-    identity = {
-        **start.identity,  # with what was done to its outputs
-        "weights": f"finetuned:{manifest.digest()}",
-        "seed": None,
-        "state": state_hash(module),
-    }
-    return Prepared(module, start.preprocessing, identity, weights)
-
-
-def _fit(
-    module: nn.Module,
-    start: Prepared,
-    data: LabelledData,
-    sites: list[Site],
-    plan: TrainingPlan,
-    state: Path,
-    execution: Execution,
-    reporter: Reporter,
-) -> list[EpochRecord]:
-    transform = start.preprocessing.build()
-    n_images = sum(len(data.splits[split]) for split in ("train", "select"))
-    skips = Skips(data, n_images, path=state.with_name(SKIPPED), max_bad=execution.max_bad)
-    images, labels = load_split(data, "train", transform, execution, skips=skips)
-    held_images, held_labels = load_split(data, "select", transform, execution, skips=skips)
-    skips.announce(reporter)
-
-    def evaluate(model: nn.Module) -> tuple[float, float, float]:
-        return accuracy(model, held_images, held_labels, execution.batch_size)
-
-    return train(
-        module,
-        images,
-        labels,
-        plan=plan,
-        regularizer=SelectivityRegularizer(sites),
-        evaluate=evaluate,
-        state=state,
-        reporter=reporter,
-        description=f"Fine-tuning (alpha {plan.alpha:g})",
-    )
 
 
 def _save_history_figure(run: FineTuned) -> None:

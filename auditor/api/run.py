@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from auditor.api.forward import Execution
+from auditor.api.frames import read_table, records
 from auditor.api.models import Prepared, reload
 from auditor.api.selection import INDEX, main_metric, rank_units, scored_by, signed_metrics
 from auditor.api.skips import SKIPPED, read_skipped
@@ -26,11 +27,16 @@ from auditor.store.files import read_json
 from auditor.units import Site
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from matplotlib.figure import Figure
 
     from auditor.api.ablation_result import Ablation
     from auditor.api.audit_result import Audit
     from auditor.api.finetune import FineTuned
+    from auditor.api.geometry import Geometry
+    from auditor.api.robustness import Robustness
+    from auditor.api.sweep import Sweep
     from auditor.store.reader import StoreReader
     from auditor.store.shards import ShardedReader
 
@@ -297,37 +303,20 @@ class Run:
 
         return finetune(self, alpha=alpha, reporter=reporter, **options)
 
+    def sweep(self, alphas: Sequence[float], *, reporter: Reporter = QUIET, **options: Any) -> Sweep:
+        """Fine-tune with many alphas and seeds; see :func:`auditor.sweep`."""
+        from auditor.api.sweep import sweep
 
-def read_table(path: Path) -> pd.DataFrame:
-    """Read one of a run's tables; names such as ``NA`` or ``007`` stay text.
+        return sweep(self, alphas=alphas, reporter=reporter, **options)
 
-    Raises
-    ------
-    RunError
-        If it is missing or damaged.
-    """
-    text = {
-        "unit_id": str,
-        "site": str,
-        "layer": str,
-        "kind": str,
-        "order": str,
-        "run": str,
-        "class_name": str,
-        "reason": str,
-    }
-    try:
-        header = pd.read_csv(path, nrows=0).columns
-        names = {c: str for c in header if c in text or c == "preferred" or c.endswith("_preferred")}
-        numbers = {c: ["", "nan"] for c in header if c not in names}
-        return pd.read_csv(path, dtype=names, keep_default_na=False, na_values=numbers)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}", fix="Profile again under another --name.") from error
+    def robustness(self, *, reporter: Reporter = QUIET, **options: Any) -> Robustness:
+        """Accuracy under natural corruptions and attacks; see :func:`auditor.robustness`."""
+        from auditor.api.robustness import robustness
 
+        return robustness(self, reporter=reporter, **options)
 
-def records(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """Rows as plain values, with None for what is undefined (JSON knows no NaN)."""
-    return [
-        {str(k): None if isinstance(v, float) and not np.isfinite(v) else v for k, v in row.items()}
-        for row in table.astype(object).to_dict("records")
-    ]
+    def geometry(self, *, reporter: Reporter = QUIET, **options: Any) -> Geometry:
+        """Dimensionality, gradients and rotated selectivity; see :func:`auditor.geometry`."""
+        from auditor.api.geometry import geometry
+
+        return geometry(self, reporter=reporter, **options)

@@ -21,6 +21,37 @@ def options(*decorators: Decorator) -> Decorator:
     return apply
 
 
+def in_group(title: str, *decorators: Decorator) -> Decorator:
+    """Join option decorators, to be shown under a heading of their own by a :class:`GroupedCommand`."""
+
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        made: list[click.Parameter] = getattr(function, "__click_params__", [])
+        before = set(map(id, made))
+        function = options(*decorators)(function)
+        for parameter in getattr(function, "__click_params__", []):
+            if id(parameter) not in before:
+                vars(parameter)["group"] = title
+        return function
+
+    return apply
+
+
+class GroupedCommand(click.Command):
+    """A command whose help shows its options under headings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write one list per heading, in the order of the options; those without a heading come last."""
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(vars(parameter).get("group", "Other options"), []).append(record)
+        rest = groups.pop("Other options", [])
+        for title, records in (*groups.items(), ("Other options", rest)):
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
 class Numbers(click.ParamType[tuple[float, ...]]):
     """Numbers or fractions such as ``127/255``, separated by commas; as many as one of `counts` says."""
 
@@ -41,6 +72,18 @@ class Numbers(click.ParamType[tuple[float, ...]]):
             wanted = " or ".join(map(str, self.counts))
             self.fail(f"{value!r} is not {wanted} numbers separated by commas.", param, ctx)
         return numbers
+
+
+class Layers(click.ParamType[str | tuple[str, ...]]):
+    """``all``, ``first:K``, ``last:K``, or globs separated by commas."""
+
+    name = "layers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | tuple[str, ...]:
+        """Split at commas."""
+        if not isinstance(value, str) or "," not in value:
+            return value
+        return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
 def _number(text: str) -> float:
@@ -127,3 +170,50 @@ store_options = options(
     click.option("--shard", metavar="N/COUNT",
                  help="Only part N of COUNT of the images; one process each, the last to finish scores the run."),
 )  # fmt: skip
+
+training_options = options(
+    in_group(
+        "Training",
+        click.option("--epochs", default=10, show_default=True, help="Passes over the train split."),
+        click.option("--from-scratch", is_flag=True, help="Draw new weights with the training's seed first."),
+        click.option("--optimizer", default="sgd", show_default=True, help="sgd or adamw."),
+        click.option("--learning-rate", default=0.02, show_default=True, help="Peak rate."),
+        click.option("--schedule", default="cosine", show_default=True, help="Of the rate: cosine, step or constant."),
+        click.option("--warmup", default=0.1, show_default=True, help="Share of the batches in which the rate rises."),
+        click.option("--weight-decay", default=1e-4, show_default=True, help="Of weights; not of biases and norms."),
+        click.option("--batch-size", default=64, show_default=True, help="Images per batch."),
+        click.option("--balanced/--unbalanced", default=True, show_default=True, help="Equal classes in every batch."),
+        click.option("--augment", default="none", show_default=True, help="none, shift, flip-shift or resized-crop."),
+        click.option("--precision", default="float32", show_default=True, help="float32, bfloat16 or float16 (GPU)."),
+        click.option("--clip-norm", type=float, help="Largest norm of the gradient.  [default: unlimited]"),
+        click.option("--patience", type=int, metavar="N",
+                     help="Stop when validation accuracy has not risen for N epochs.  [default: never]"),
+        click.option("--keep", default="last", show_default=True, help="Weights of the last or the best epoch."),
+    ),
+    in_group(
+        "Regularizer",
+        click.option("--alpha-schedule", default="constant", show_default=True, metavar="WHEN",
+                     help="constant, warmup:K (rises over K epochs), from:K or until:K (on from, off from epoch K)."),
+        click.option("--regularize", type=Layers(), default="all", show_default=True, metavar="LAYERS",
+                     help="all, first:K, last:K, or globs over layer names, separated by commas."),
+        click.option("--signed", default="leave-out", show_default=True,
+                     help="Layers with negative responses: leave-out or rectify."),
+        click.option("--metric", default="index", show_default=True, metavar="NAME",
+                     help="In the place of SI: index, dprime, or a plugin's."),
+        click.option("--class-means", default="batch", show_default=True, metavar="WHICH",
+                     help="batch, running, or running:M with momentum M (for many classes)."),
+    ),
+    in_group(
+        "Training images",
+        limit_option,
+        click.option("--cache-images", default="auto", show_default=True,
+                     help="Keep preprocessed images in memory: auto (if they fit), always or never."),
+        max_bad_option,
+    ),
+    in_group(
+        "Machine",
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1, mps."),
+        click.option("--workers", type=int, help="Loader processes.  [default: 0 for small data, else up to 4]"),
+    ),
+)  # fmt: skip
+"""All options of a training but alpha, seed, name and run."""

@@ -3,227 +3,242 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from auditor.errors import ModelError, OptionError, RunError, unknown_name
+from auditor.errors import ModelError, OptionError
 from auditor.progress import QUIET, Reporter
+from auditor.training.augment import Augment, augmentation
 from auditor.training.batches import BalancedBatches, Batches, ShuffledBatches
+from auditor.training.checkpoints import Progress
+from auditor.training.classes import Groups
+from auditor.training.history import EpochRecord, Evaluate, Evaluation, LayerRecord, Training, stalled
+from auditor.training.plan import TrainingPlan
 from auditor.training.regularizer import SelectivityRegularizer
+from auditor.training.sources import Source
 
-OPTIMIZERS = ("sgd", "adamw")
-
-
-@dataclass(frozen=True)
-class TrainingPlan:
-    """Everything that decides a training's outcome apart from data and start.
-
-    Parameters
-    ----------
-    alpha : float
-        Weight of the selectivity term in ``loss = CE - alpha * SI``; negative discourages selectivity.
-    epochs : int
-        Passes over the training split.
-    learning_rate : float
-        Peak rate; it falls to zero along a cosine, batch by batch.
-    optimizer : str
-        ``sgd`` (Nesterov momentum 0.9) or ``adamw``.
-    weight_decay : float
-        Of weights with two or more axes; biases and norms are not decayed.
-    batch_size : int
-        Images per batch.
-    balanced : bool
-        The same number of images of every class in every batch.
-    warmup : float
-        Share of all batches over which the rate rises linearly from zero.
-    seed : int
-        Of the batches and of dropout.
-    """
-
-    alpha: float = 0.0
-    epochs: int = 10
-    learning_rate: float = 0.02
-    optimizer: str = "sgd"
-    weight_decay: float = 1e-4
-    batch_size: int = 64
-    balanced: bool = True
-    warmup: float = 0.1
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.optimizer not in OPTIMIZERS:
-            raise unknown_name("optimizer", self.optimizer, OPTIMIZERS)
-        if not math.isfinite(self.alpha):
-            raise OptionError("alpha must be a finite number.", got=str(self.alpha))
-        for name in ("epochs", "batch_size"):
-            value = getattr(self, name)
-            if value < 1:
-                raise OptionError(f"{name} must be at least 1.", got=str(value))
-        if self.batch_size < 2:
-            raise OptionError("batch_size must be at least 2: batch normalisation needs two images.", got="1")
-        if not (self.learning_rate > 0 and math.isfinite(self.learning_rate)):
-            raise OptionError("learning_rate must be a positive number.", got=str(self.learning_rate))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for the manifest."""
-        return asdict(self)
-
-    def rate(self, step: int, total: int) -> float:
-        """Learning rate at batch `step` of `total`."""
-        rise = self.warmup * total
-        if step < rise:
-            return self.learning_rate * (step + 1) / rise
-        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rise) / max(total - rise, 1)))
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One line of the training history.
-
-    ``batch_si`` is the mean of the mini-batches' selectivity, biased upward by the sampling floor; judge by the
-    selectivity of the evaluation split. ``val_*`` is measured after the epoch, with a Wilson interval.
-    """
-
-    epoch: int
-    train_loss: float
-    cross_entropy: float
-    batch_si: float
-    samples_per_class: float
-    learning_rate: float
-    val_accuracy: float
-    val_accuracy_low: float
-    val_accuracy_high: float
-
-
-Evaluate = Callable[[nn.Module], tuple[float, float, float]]
+_SUMS = ("train_loss", "cross_entropy", "batch_si", "batch_si_floor")
 
 
 def train(
     model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
+    source: Source,
     *,
     plan: TrainingPlan,
     regularizer: SelectivityRegularizer | None,
     evaluate: Evaluate,
     state: Path | None = None,
-    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    augment: Augment | None = None,
     reporter: Reporter = QUIET,
     description: str = "Training",
-) -> list[EpochRecord]:
+) -> Training:
     """Train `model` in place.
 
     Parameters
     ----------
     model : torch.nn.Module
-        Left in evaluation mode.
-    images, labels : Tensor
-        The training split, preprocessed: shapes (N, C, H, W) and (N,).
+        Left in evaluation mode, with the weights that the plan keeps.
+    source : Source
+        The training split, preprocessed.
     plan : TrainingPlan
     regularizer : SelectivityRegularizer or None
         Needed unless alpha is 0; with alpha 0 it only measures.
     evaluate : callable
-        Gives accuracy and its interval after each epoch.
+        Gives accuracy, and selectivity where that is measured, after each epoch.
     state : Path, optional
-        File that receives everything needed to go on after each epoch; read first if it exists.
+        File that receives everything needed to go on after each epoch; read first if it exists. The weights of the
+        best and of the last epoch are left beside it, as ``best.safetensors`` and ``last.safetensors``.
     augment : callable, optional
-        Gets a batch and a seeded generator, gives a batch.
+        In place of the plan's preset: gets a batch and a seeded generator, gives a batch.
     reporter : Reporter
     description : str
         Title of the progress bar.
 
     Returns
     -------
-    list of EpochRecord
+    Training
 
     Raises
     ------
     OptionError
-        If alpha is not 0 and there is no regularizer.
+        If alpha is not 0 and there is no regularizer, or the device cannot do the plan's precision.
     ModelError
         If the loss becomes NaN or infinite; what was saved stays.
     """
     if regularizer is None and plan.alpha != 0:
         raise OptionError("alpha other than 0 needs a regularizer.", got=f"alpha={plan.alpha}")
+    check_precision(plan, source.device)
     kind = BalancedBatches if plan.balanced else ShuffledBatches
-    batches: Batches = kind(labels.cpu().numpy(), plan.batch_size, seed=plan.seed)
-    optimizer = _optimizer(model, plan)
-    history = _restore(state, model, optimizer) if state is not None and state.exists() else []
-    total = plan.epochs * len(batches)
-    devices = [images.device] if images.device.type == "cuda" else []
+    batches: Batches = kind(source.labels, plan.batch_size, seed=plan.seed)
+    scaler = torch.amp.GradScaler(source.device.type, enabled=plan.precision == "float16")
+    progress = Progress(model, _optimizer(model, plan), scaler, regularizer)
+    if state is not None and state.exists():
+        progress.restore(state)
+    augment = augment or augmentation(plan.augment)
+    devices = [source.device] if source.device.type == "cuda" else []
+    history = progress.history
     with (
-        reporter.task(description, total, "batches") as task,
+        reporter.task(description, plan.epochs * len(batches), "batches") as task,
         torch.random.fork_rng(devices=devices),
     ):
-        task.advance(len(history) * len(batches))
-        for epoch in range(len(history), plan.epochs):
+        task.advance(len(history.epochs) * len(batches))
+        while len(history.epochs) < plan.epochs and not stalled(history.epochs, plan.patience):
+            number = len(history.epochs) + 1
+            step = Step(progress, plan, number, source.device)
             # Seeded per epoch, so that a resumed training draws what an undisturbed one would have drawn.
-            torch.manual_seed(plan.seed * 1_000_003 + epoch)
-            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + epoch)
+            torch.manual_seed(plan.seed * 1_000_003 + number - 1)
+            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + number - 1)
             model.train()
-            sums = {"train_loss": 0.0, "cross_entropy": 0.0, "batch_si": 0.0, "samples_per_class": 0.0}
-            for i, rows in enumerate(batches.epoch(epoch)):
-                rate = plan.rate(epoch * len(batches) + i, total)
-                for group in optimizer.param_groups:
-                    group["lr"] = rate
-                index = torch.from_numpy(rows).to(labels.device)
-                batch = images[index]
-                if augment is not None:
-                    batch = augment(batch, generator)
-                step = _step(model, batch, labels[index], plan.alpha, regularizer, optimizer)
-                if not math.isfinite(step["train_loss"]):
-                    raise ModelError(
-                        f"The loss became {step['train_loss']} in epoch {epoch + 1}, batch {i + 1}.",
-                        fix="Lower --learning-rate or the size of alpha.",
-                    )
-                for name, value in step.items():
-                    sums[name] += value
+            drawn = list(batches.epoch(number - 1))
+            for i, (rows, images) in enumerate(zip(drawn, source.batches(drawn), strict=True)):
+                rate = plan.rate((number - 1) * len(batches) + i, plan.epochs * len(batches))
+                batch = images if augment is None else augment(images, generator)
+                step(batch, source.labels[rows], rate, i)
                 task.advance(1)
             model.eval()
-            accuracy, low, high = evaluate(model)
-            means = {name: value / len(batches) for name, value in sums.items()}
-            history.append(EpochRecord(epoch + 1, **means, learning_rate=rate, val_accuracy=accuracy,
-                                       val_accuracy_low=low, val_accuracy_high=high))  # fmt: skip
-            si = "" if regularizer is None else f", batch SI {means['batch_si']:.3f}"
-            task.note(f"epoch {epoch + 1}/{plan.epochs}: accuracy {accuracy:.1%}{si}")
+            found = evaluate(model)
+            _record(history, step, found, rate)
+            task.note(_note(history.epochs[-1], plan))
+            if state is not None or plan.keep == "best":
+                progress.keep_best()
             if state is not None:
-                _save(state, model, optimizer, history)
+                progress.save(state)
     model.eval()
+    if state is not None:
+        progress.export(state.parent, keep=plan.keep)
+    elif plan.keep == "best":
+        model.load_state_dict(progress.best)
     return history
 
 
-def _step(
-    model: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    alpha: float,
-    regularizer: SelectivityRegularizer | None,
-    optimizer: torch.optim.Optimizer,
-) -> dict[str, float]:
-    optimizer.zero_grad(set_to_none=True)
-    if regularizer is None:
-        cross_entropy = nn.functional.cross_entropy(model(images), labels)
-        loss, si, samples = cross_entropy, math.nan, math.nan
-    else:
-        with regularizer.watching(model):
-            cross_entropy = nn.functional.cross_entropy(model(images), labels)
-            seen = regularizer(labels)
-        loss = cross_entropy - alpha * seen.mean if alpha != 0 else cross_entropy
-        si, samples = float(seen.mean.detach()), seen.samples_per_class
-    loss.backward()
-    optimizer.step()
-    return {
-        "train_loss": float(loss.detach()),
-        "cross_entropy": float(cross_entropy.detach()),
-        "batch_si": si,
-        "samples_per_class": samples,
-    }
+def check_precision(plan: TrainingPlan, device: torch.device) -> None:
+    """Refuse float16 where there is no fast hardware for it, and its small gradients would be lost.
+
+    Raises
+    ------
+    OptionError
+        On the CPU.
+    """
+    if plan.precision == "float16" and device.type == "cpu":
+        raise OptionError(
+            "Training in float16 needs a GPU.",
+            wanted="float32 or bfloat16 on the CPU",
+            got="float16 on the CPU",
+            fix="--precision bfloat16",
+        )
+
+
+class Step:
+    """One epoch's batches: forward, backward, update, and what is summed over them."""
+
+    def __init__(self, progress: Progress, plan: TrainingPlan, epoch: int, device: torch.device) -> None:
+        self.epoch = epoch
+        self.alpha = plan.alpha_of(epoch)
+        self._progress = progress
+        self._plan = plan
+        self._device = device
+        self._sums = np.zeros(len(_SUMS) + (0 if progress.regularizer is None else len(progress.regularizer.sites)))
+        self._samples: list[float] = []
+
+    def __call__(self, images: Tensor, labels: NDArray[np.int64], rate: float, number: int) -> None:
+        """Learn from batch `number` of the epoch."""
+        model, optimizer, scaler = self._progress.model, self._progress.optimizer, self._progress.scaler
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad(set_to_none=True)
+        loss, seen = self._forward(images, labels, number)
+        scaler.scale(loss).backward()
+        if self._plan.clip_norm is not None:
+            scaler.unscale_(optimizer)
+            nn.utils.clip_grad_norm_(model.parameters(), self._plan.clip_norm)
+        scaler.step(optimizer)
+        scaler.update()
+        values = seen.tolist()  # the one place where the step waits for the device
+        if not math.isfinite(values[0]):
+            raise ModelError(
+                f"The loss became {values[0]} in epoch {self.epoch}, batch {number + 1}.",
+                fix="Lower --learning-rate or the size of alpha, or set --clip-norm.",
+            )
+        self._sums += values
+
+    def _forward(self, images: Tensor, labels: NDArray[np.int64], number: int) -> tuple[Tensor, Tensor]:
+        """Loss, and what is written down about it."""
+        model, regularizer = self._progress.model, self._progress.regularizer
+        targets = torch.from_numpy(labels).to(self._device)
+        half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self._plan.precision)
+        with torch.autocast(self._device.type, dtype=half, enabled=half is not None):
+            if regularizer is None:
+                cross_entropy = nn.functional.cross_entropy(model(images), targets)
+                nan = torch.full_like(cross_entropy, torch.nan).detach()
+                self._samples.append(math.nan)
+                return cross_entropy, torch.stack([*[cross_entropy.detach()] * 2, nan, nan])
+            with regularizer.watching(model):
+                cross_entropy = nn.functional.cross_entropy(model(images), targets)
+                with torch.autocast(self._device.type, enabled=False):
+                    seen = regularizer(Groups.of(labels, self._device), shuffled=self._shuffled(labels, number))
+        loss = cross_entropy - self.alpha * seen.mean if self.alpha != 0 else cross_entropy
+        self._samples.append(seen.samples_per_class)
+        scalars = torch.stack([loss.detach(), cross_entropy.detach(), seen.mean.detach(), seen.floor])
+        return loss, torch.cat([scalars, seen.layers])
+
+    def _shuffled(self, labels: NDArray[np.int64], number: int) -> Groups:
+        rng = np.random.default_rng([self._plan.seed, 42, self.epoch, number])
+        return Groups.of(rng.permutation(labels), self._device)
+
+    def means(self) -> Iterator[float]:
+        """Means over the batches: of the first four values, then of each site's selectivity."""
+        yield from (self._sums / len(self._samples)).tolist()
+
+    @property
+    def samples_per_class(self) -> float:
+        """Mean over the batches."""
+        return sum(self._samples) / len(self._samples)
+
+    @property
+    def sites(self) -> list[str]:
+        """Names of the regularized sites."""
+        return [] if self._progress.regularizer is None else [site.name for site in self._progress.regularizer.sites]
+
+
+def _record(history: Training, step: Step, found: Evaluation, rate: float) -> None:
+    values = step.means()
+    means = {name: next(values) for name in _SUMS}
+    by_site = dict(zip(step.sites, values, strict=True))
+    history.epochs.append(
+        EpochRecord(
+            step.epoch,
+            step.alpha,
+            rate,
+            **means,
+            samples_per_class=step.samples_per_class,
+            val_accuracy=found.accuracy,
+            val_accuracy_low=found.low,
+            val_accuracy_high=found.high,
+            val_si=found.mean("si", step.sites),
+            val_si_floor=found.mean("floor", step.sites),
+            dead=sum(layer.dead for layer in found.layers),
+        )
+    )
+    history.layers.extend(
+        LayerRecord(step.epoch, one.site, by_site.get(one.site, math.nan), one.si, one.floor, one.dead, one.n_units)
+        for one in found.layers
+    )
+
+
+def _note(record: EpochRecord, plan: TrainingPlan) -> str:
+    parts = [f"epoch {record.epoch}/{plan.epochs}: accuracy {record.val_accuracy:.1%}"]
+    if not math.isnan(record.val_si):
+        parts.append(f"SI {record.val_si:.3f} (floor {record.val_si_floor:.3f})")
+    if not math.isnan(record.batch_si):
+        parts.append(f"batch SI {record.batch_si:.3f} (floor {record.batch_si_floor:.3f})")
+        parts.append(f"{record.samples_per_class:.1f} samples per class")
+    return ", ".join(parts)
 
 
 def _optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
@@ -238,31 +253,3 @@ def _optimizer(model: nn.Module, plan: TrainingPlan) -> torch.optim.Optimizer:
     if plan.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=plan.learning_rate, momentum=0.9, nesterov=True)
     return torch.optim.AdamW(groups, lr=plan.learning_rate)
-
-
-def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[EpochRecord]) -> None:
-    content = {
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "history": [asdict(record) for record in history],
-    }
-    part = path.with_suffix(".part")
-    with part.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    part.replace(path)
-
-
-def _restore(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[EpochRecord]:
-    try:
-        content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        model.load_state_dict(content["model"])
-        optimizer.load_state_dict(content["optimizer"])
-        return [EpochRecord(**record) for record in content["history"]]
-    except Exception as error:  # torch.load raises many kinds for a damaged file
-        raise RunError(
-            f"The saved training state cannot be read ({type(error).__name__}).",
-            got=str(path),
-            fix="Delete the file to train from the start.",
-        ) from error

@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from auditor.errors import DataError
-from auditor.hooks import Capture, capture
+from auditor.errors import ModelError
+from auditor.hooks import on_calls
+from auditor.training.classes import ClassStatistics, Groups, RunningStatistics, layer_means
+from auditor.training.metrics import EPSILON, SelectivityIndex, TrainingMetric
 from auditor.units import Site
-
-EPSILON = 1e-7
 
 
 def batch_selectivity(responses: Tensor, labels: Tensor, *, epsilon: float = EPSILON) -> Tensor:
@@ -31,35 +32,15 @@ def batch_selectivity(responses: Tensor, labels: Tensor, *, epsilon: float = EPS
     Returns
     -------
     Tensor
-        Shape (U,). ``(mu_max - mu_rest) / (mu_max + mu_rest + epsilon)`` with ``mu_rest`` the unweighted mean of the
-        other present classes' means. A unit that is silent on the whole batch scores 0 and gets no gradient.
+        Shape (U,); see :class:`auditor.training.metrics.SelectivityIndex`. A unit that is silent on the whole batch
+        scores 0 and gets no gradient.
 
     Raises
     ------
     DataError
         If fewer than two classes are present.
-
-    References
-    ----------
-    Leavitt & Morcos (2020), "Selectivity considered harmful: evaluating the causal impact of class selectivity in
-    DNNs"; Morcos et al. (2018) for the index.
     """
-    present, slot, count = torch.unique(labels, return_inverse=True, return_counts=True)
-    if len(present) < 2:
-        raise DataError(
-            "The selectivity of a batch needs at least two classes.",
-            got=f"{len(present)} class in a batch of {len(labels)}",
-            fix="Use class-balanced or larger batches.",
-        )
-    sums = responses.new_zeros(len(present), responses.shape[1]).index_add(0, slot, responses)
-    means = sums / count[:, None].to(responses.dtype)
-    top = means.amax(0)
-    rest = (means.sum(0) - top) / (len(present) - 1)
-    total = top + rest
-    # Where everything is zero the quotient's gradient is 1 / epsilon; a silent unit must not receive it.
-    silent = total <= 0
-    index = (top - rest) / (torch.where(silent, 1.0, total) + epsilon)
-    return torch.where(silent, 0.0, index)
+    return SelectivityIndex(epsilon)(ClassStatistics.of(responses, Groups.of(labels, responses.device)))
 
 
 @dataclass(frozen=True)
@@ -70,24 +51,39 @@ class BatchSelectivity:
     ----------
     mean : Tensor
         Scalar: mean over units within a layer, then over layers; differentiable.
-    by_site : dict of str to float
-        Mean over each site's units. Biased upward by the sampling floor of a batch: a maximum of noisy means.
+    layers : Tensor, shape (L,)
+        Mean over each site's units, without gradient. Biased upward by the sampling floor of a batch: a maximum of
+        noisy means.
+    floor : Tensor
+        Scalar, without gradient: `mean` of the same responses with the labels shuffled; NaN if that was not asked for.
     samples_per_class : float
         Mean number of samples of the classes present.
     """
 
     mean: Tensor
-    by_site: dict[str, float]
+    layers: Tensor
+    floor: Tensor
     samples_per_class: float
 
 
 class SelectivityRegularizer:
     """Mean class selectivity of a model's sites, for ``loss = CE - alpha * SI``.
 
+    The responses of all sites are put side by side, so the number of operations depends neither on the number of units
+    nor, with the means of the batch, on the number of classes of the data.
+
     Parameters
     ----------
     sites : sequence of Site
-        Where to measure; the logit layer must not be among them.
+        Where to measure, in network order; the logit layer must not be among them.
+    metric : TrainingMetric, optional
+        Default: the class selectivity index.
+    rectify : bool
+        Pass pooled responses through a ReLU first.
+    momentum : float, optional
+        Use running class means with this momentum instead of the batch's own.
+    n_classes : int, optional
+        Of the data; needed with `momentum`.
 
     Examples
     --------
@@ -96,21 +92,46 @@ class SelectivityRegularizer:
     ...     loss = cross_entropy(logits, labels) - alpha * regularizer(labels).mean
     """
 
-    def __init__(self, sites: Sequence[Site]) -> None:
+    def __init__(
+        self,
+        sites: Sequence[Site],
+        *,
+        metric: TrainingMetric | None = None,
+        rectify: bool = False,
+        momentum: float | None = None,
+        n_classes: int | None = None,
+    ) -> None:
+        if (momentum is None) != (n_classes is None):
+            message = "momentum and n_classes are given together or not at all"
+            raise ValueError(message)
         self.sites = tuple(sites)
-        self._capture: Capture | None = None
+        self.metric = metric or SelectivityIndex()
+        self.rectify = rectify
+        self._widths = tuple(site.n_units for site in self.sites)
+        self._found: dict[str, Tensor] | None = None
+        self._running: dict[str, RunningStatistics] = {}
+        if momentum is not None and n_classes is not None:
+            # The floor needs a memory of its own: what many batches average has less noise than one batch.
+            self._running = {name: RunningStatistics(n_classes, momentum) for name in ("labels", "shuffled")}
 
     @contextmanager
     def watching(self, model: nn.Module) -> Iterator[None]:
         """Capture responses of every forward pass inside the block, with their graph."""
-        with capture(model, self.sites, grad=True) as self._capture:
-            try:
+        self._found = {}
+        try:
+            with on_calls(model, self.sites, self._keep):
                 yield
-            finally:
-                self._capture = None
+        finally:
+            self._found = None
 
-    def __call__(self, labels: Tensor) -> BatchSelectivity:
+    def __call__(self, labels: Tensor | Groups, *, shuffled: Groups | None = None) -> BatchSelectivity:
         """Selectivity of the latest forward pass.
+
+        Parameters
+        ----------
+        labels : Tensor of int64, shape (B,), or Groups
+        shuffled : Groups, optional
+            The same labels in random order, for the floor.
 
         Raises
         ------
@@ -118,17 +139,64 @@ class SelectivityRegularizer:
             Outside of :meth:`watching`.
         DataError
             If the batch holds fewer than two classes.
+        ModelError
+            If a site was not reached by the forward pass.
         """
-        if self._capture is None:
+        responses = self._take()
+        groups = labels if isinstance(labels, Groups) else Groups.of(labels, responses.device)
+        layers = self._score(responses, groups, "labels")
+        floor = torch.full((), torch.nan)
+        if shuffled is not None:
+            with torch.no_grad():
+                floor = self._score(responses.detach(), shuffled, "shuffled").mean()
+        return BatchSelectivity(layers.mean(), layers.detach(), floor, groups.samples_per_class)
+
+    def state(self) -> dict[str, Any]:
+        """Running means, which a training that goes on later needs; empty without them."""
+        return {name: running.state() for name, running in self._running.items()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Inverse of :meth:`state`."""
+        for name, running in self._running.items():
+            running.restore(state[name])
+
+    def _keep(self, site: Site, output: Tensor) -> None:
+        assert self._found is not None
+        self._found[site.name] = _pool(output, site)
+
+    def _take(self) -> Tensor:
+        if self._found is None:
             message = "call the regularizer inside `with regularizer.watching(model):`, after the forward pass"
             raise RuntimeError(message)
-        by_site = {
-            name: batch_selectivity(responses, labels).mean() for name, responses in self._capture.take().items()
-        }
-        mean = torch.stack(list(by_site.values())).mean()
-        values = torch.stack([value.detach() for value in by_site.values()]).tolist()
-        return BatchSelectivity(
-            mean=mean,
-            by_site=dict(zip(by_site, values, strict=True)),
-            samples_per_class=len(labels) / len(torch.unique(labels)),
-        )
+        for site in self.sites:
+            if site.name not in self._found:
+                raise ModelError(
+                    f"Layer {site.name!r} was not reached by this forward pass.",
+                    fix="The model takes another path for this input; leave the layer out with --regularize.",
+                )
+        parts = [self._found[site.name] for site in self.sites]
+        self._found = {}
+        # Split models keep layers on several devices; the responses are small.
+        responses = torch.cat([part.to(parts[-1].device) for part in parts], dim=1)
+        return responses.relu() if self.rectify else responses
+
+    def _score(self, responses: Tensor, groups: Groups, memory: str) -> Tensor:
+        classes = ClassStatistics.of(responses, groups, variance=self.metric.needs_variance, widths=self._widths)
+        if memory in self._running:
+            classes = self._running[memory].update(classes, groups)
+        return layer_means(self.metric(classes), self._widths)
+
+
+def _pool(output: Tensor, site: Site) -> Tensor:
+    """Mean over every axis but batch and units, as a profile takes it, in float32 at least.
+
+    A sum divided afterwards: its gradient is one number per unit and image, which is never written out as a whole map
+    of its own, as that of a mean is.
+    """
+    axis = site.unit_axis % output.ndim
+    rest = [a for a in range(1, output.ndim) if a != axis]
+    wide = output.float() if output.dtype.itemsize < 4 else output
+    if not rest:
+        return wide.clone()
+    n: int = wide[0].numel() // wide.shape[axis]
+    return wide.sum(dim=rest) / n

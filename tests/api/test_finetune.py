@@ -4,17 +4,48 @@ from __future__ import annotations
 
 import filecmp
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import nn
 
 import auditor
-from auditor.errors import ModelError, OptionError, RunError
+from auditor.api.compare import Comparison
+from auditor.api.tuned import FineTuned
+from auditor.errors import ModelError, OptionError, RunError, UnknownNameError
+from auditor.progress import NullReporter
 
-SUPPORT = Path(__file__).parents[1] / "support"
+QUICK: dict[str, Any] = {"shuffles": 99, "bootstraps": 50}
+
+
+class Lines(NullReporter):
+    """Keeps what is said."""
+
+    def __init__(self, lines: list[str]) -> None:
+        self.lines = lines
+
+    def say(self, text: str) -> None:
+        self.lines.append(text)
+
+
+def profiled(model: nn.Module, data: Any, runs: Path) -> auditor.Run:
+    preprocessing = auditor.Preprocessing(input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+    return auditor.profile(model, data=data, preprocessing=preprocessing, runs=runs, **QUICK)
+
+
+@pytest.fixture
+def plain(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Draw no figures, which takes longer than the training."""
+    monkeypatch.setattr("auditor.report.style.save", lambda *_arguments, **_options: ())
+    monkeypatch.setattr(FineTuned, "plot_history", lambda _: None)
+    monkeypatch.setattr(Comparison, "plot", lambda _: None)
+    monkeypatch.setattr(auditor.Run, "save_figures", lambda _: [])
 
 
 @pytest.fixture(scope="module")
@@ -70,6 +101,7 @@ def test_the_same_call_finds_the_finished_run(tuned: auditor.FineTuned, runs: Pa
     assert (tuned.path / "weights.safetensors").stat().st_mtime_ns == before
 
 
+@pytest.mark.usefixtures("plain")
 def test_interrupted_training_resumes_to_the_same_weights(
     tuned: auditor.FineTuned, runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -77,34 +109,210 @@ def test_interrupted_training_resumes_to_the_same_weights(
 
     shutil.copytree(runs / "base", tmp_path / "base")
     run = auditor.Run.open("base", runs=tmp_path)
-    original, calls = module.accuracy, []
+    original, calls = module.evaluate_network, []
 
-    def failing(*args: object) -> object:
+    def failing(*args: object, **options: Any) -> object:
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(*args)
+        return original(*args, **options)
 
-    monkeypatch.setattr(module, "accuracy", failing)
+    monkeypatch.setattr(module, "evaluate_network", failing)
     with pytest.raises(KeyboardInterrupt):
         run.finetune(-1, epochs=2)
-    again = run.finetune(-1, epochs=2)
+    # Where the images are kept in between does not matter.
+    again = run.finetune(-1, epochs=2, cache_images="never")
     assert len(calls) == 3
-    for name in ("weights.safetensors", "units.csv"):
+    names = ("weights.safetensors", "units.csv", "training/history.csv", "training/layers.csv",
+             "training/best.safetensors", "training/last.safetensors")  # fmt: skip
+    for name in names:
         assert filecmp.cmp(again.path / name, tuned.path / name, shallow=False), name
 
 
+def test_the_last_epoch_is_judged_as_the_profile_judges(tuned: auditor.FineTuned) -> None:
+    """The history's evaluation selectivity and dead units are those that the profile finds, by other code."""
+    last, profiled = tuned.history.iloc[-1], tuned.summary
+    assert last["val_si"] == pytest.approx(profiled["network"]["mean_index"], abs=1e-6)
+    assert last["dead"] == profiled["dead"]
+    layers = tuned.layer_history[tuned.layer_history["epoch"] == 2].set_index("site")
+    expected = tuned.layers.set_index("site")
+    np.testing.assert_allclose(layers["val_si"], expected["mean_index"], atol=1e-6)
+    np.testing.assert_array_equal(layers["dead"], expected["dead"])
+    # One shuffle against the mean of many.
+    np.testing.assert_allclose(layers["val_si_floor"], expected["index_null_mean"], atol=0.03)
+
+
+def test_new_options_leave_the_identity_of_earlier_runs(tuned: auditor.FineTuned) -> None:
+    assert set(tuned.manifest.identity["finetune"]) == {"parent", "sites", "plan", "limit"}
+    assert "metric" not in tuned.plan
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.usefixtures("plain")
+def test_streamed_images_train_the_same_network(runs: Path, tmp_path: Path, factories: str, workers: int) -> None:
+    run = auditor.Run.open("base", runs=runs)
+    options: dict[str, Any] = {"epochs": 2, "limit": 60, "augment": "shift", "batch_size": 20}
+    kept = run.finetune(-1, runs=tmp_path / "kept", **options)
+    read = run.finetune(-1, runs=tmp_path / "read", cache_images="never", workers=workers, **options)
+    assert kept.path.name == read.path.name
+    for name in ("weights.safetensors", "training/history.csv", "training/layers.csv"):
+        assert filecmp.cmp(kept.path / name, read.path / name, shallow=False), name
+
+
+@pytest.mark.usefixtures("plain")
+def test_another_folder_leaves_the_latest_run_alone(runs: Path, tmp_path: Path, factories: str) -> None:
+    run = auditor.Run.open("base", runs=runs)
+    before = (runs / ".latest").read_text() if (runs / ".latest").exists() else None
+    elsewhere = run.finetune(0, epochs=1, limit=40, runs=tmp_path, name="one")
+    assert elsewhere.path == tmp_path / "one"
+    assert elsewhere.parent == run.path
+    assert ((runs / ".latest").read_text() if (runs / ".latest").exists() else None) == before
+
+
+@pytest.mark.usefixtures("plain")
+def test_from_scratch_every_seed_has_its_own_start(
+    runs: Path, tmp_path: Path, factories: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from factories import small_cnn
+
+    from auditor.api import finetune as module
+
+    started = []
+    train = module.train
+
+    def spy(model: nn.Module, *args: Any, **options: Any) -> Any:
+        started.append({name: value.clone() for name, value in model.state_dict().items()})
+        return train(model, *args, **options)
+
+    monkeypatch.setattr(module, "train", spy)
+    run = auditor.Run.open("base", runs=runs)
+    found = [run.finetune(0, epochs=1, limit=40, from_scratch=True, seed=seed, runs=tmp_path) for seed in (0, 1)]
+    assert found[0].manifest.identity["finetune"]["from_scratch"] is True
+    for seed, start in enumerate(started):
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            expected = small_cnn().state_dict()
+        assert all(torch.equal(start[name], value) for name, value in expected.items())
+    assert found[0].comparison.overall["run"].iloc[0] == "before"
+    continued = run.finetune(0, epochs=1, limit=40, runs=tmp_path)
+    assert continued.path not in {each.path for each in found}
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_module_from_python_can_start_anew(tmp_path: Path, tiny_data: Any, tiny_resnet: nn.Module) -> None:
+    run = profiled(tiny_resnet, tiny_data, tmp_path)
+    before = {name: value.clone() for name, value in tiny_resnet.state_dict().items()}
+    tuned = run.finetune(-1, epochs=2, batch_size=6, from_scratch=True, patience=1, keep="best")
+    assert all(torch.equal(value, before[name]) for name, value in tiny_resnet.state_dict().items())
+    assert len(tuned.history) <= 2
+    assert tuned.manifest.identity["finetune"]["plan"]["keep"] == "best"
+
+
+@pytest.mark.parametrize(
+    "options, sites",
+    [({"signed": "rectify"}, ["blocks.0.act", "blocks.1.act"]), ({"metric": "dprime", "regularize": "first:1"},
+                                                                  ["blocks.0.act"])],
+)  # fmt: skip
+@pytest.mark.usefixtures("plain")
+def test_a_transformer_with_signed_units(
+    tmp_path: Path, tiny_data: Any, tiny_vit: nn.Module, options: dict[str, Any], sites: list[str]
+) -> None:
+    run = profiled(tiny_vit, tiny_data, tmp_path)
+    with pytest.raises(ModelError, match="rectify"):
+        run.finetune(-1)
+    lines: list[str] = []
+    tuned = run.finetune(5, epochs=3, batch_size=6, learning_rate=0.05, reporter=Lines(lines), **options)
+    identity = tuned.manifest.identity["finetune"]
+    assert identity["sites"] == sites
+    assert options.items() <= identity["plan"].items()
+    assert ("rectified" in " ".join(lines)) == ("signed" in options)
+    control = run.finetune(0, epochs=3, batch_size=6, learning_rate=0.05, **options)
+    assert tuned.history["val_si"].iloc[-1] > control.history["val_si"].iloc[-1]
+    assert set(tuned.layer_history["site"]) == {"blocks.0.act", "blocks.1.act"}
+
+
+class FunctionalNet(nn.Module):
+    """Its nonlinearity is a function, at the end of a module."""
+
+    class Part(nn.Module):
+        def __init__(self, width: int) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, width, 3, stride=2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.relu(self.conv(x))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = self.Part(8)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.fc(self.part(x).mean((2, 3)))
+
+
+@pytest.mark.usefixtures("plain")
+def test_nonlinearities_that_are_functions_are_regularized(tmp_path: Path, tiny_data: Any) -> None:
+    torch.manual_seed(0)
+    run = profiled(FunctionalNet(), tiny_data, tmp_path)
+    low, high = (run.finetune(alpha, epochs=4, batch_size=6) for alpha in (-5, 5))
+    assert low.manifest.identity["finetune"]["sites"] == ["part"]
+    assert low.history["val_si"].iloc[-1] < high.history["val_si"].iloc[-1]
+
+
+@pytest.mark.usefixtures("plain")
+def test_calls_of_one_relu_are_told_apart(tmp_path: Path, tiny_data: Any, tiny_resnet: nn.Module) -> None:
+    run = profiled(tiny_resnet, tiny_data, tmp_path)
+    tuned = run.finetune(-1, epochs=1, batch_size=6, regularize=("blocks.*@2",), class_means="running")
+    assert tuned.manifest.identity["finetune"]["sites"] == ["blocks.0.relu@2", "blocks.1.relu@2"]
+    regularized = tuned.layer_history["batch_si"].notna()
+    assert list(tuned.layer_history.loc[regularized, "site"]) == ["blocks.0.relu@2", "blocks.1.relu@2"]
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"regularize": ("7*",)}, UnknownNameError, "7*"),
+        ({"precision": "float16", "device": "cpu"}, OptionError, "needs a GPU"),
+        ({"cache_images": "sometimes"}, UnknownNameError, "always"),
+        ({"metric": "gini"}, UnknownNameError, "dprime"),
+        ({"alpha_schedule": "from:99"}, OptionError, "from:99"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_work(
+    runs: Path, factories: str, options: dict[str, Any], error: type[Exception], words: str
+) -> None:
+    before = sorted(runs.iterdir())
+    with pytest.raises(error, match=re.escape(words)):
+        auditor.Run.open("base", runs=runs).finetune(-1, **options)
+    assert sorted(runs.iterdir()) == before
+
+
+@pytest.mark.usefixtures("plain")
+def test_a_damaged_image_is_left_out_in_either_way(tmp_path: Path, tiny_folder: Path, factories: str) -> None:
+    run = auditor.profile(factories, data=str(tiny_folder), weights="none", runs=tmp_path, **QUICK)
+    row = int(run.data().splits["train"][0])
+    (tiny_folder / run.data().ids[row]).write_bytes(b"broken")
+    kept = run.finetune(-1, epochs=1, batch_size=6, runs=tmp_path / "kept")
+    read = run.finetune(-1, epochs=1, batch_size=6, runs=tmp_path / "read", cache_images="never", workers=0)
+    assert "broken" not in (kept.path / "training" / "skipped.csv").read_text()
+    for name in ("weights.safetensors", "training/history.csv", "training/skipped.csv"):
+        assert filecmp.cmp(kept.path / name, read.path / name, shallow=False), name
+
+
+@pytest.mark.usefixtures("plain")
 def test_signed_layers_cannot_be_regularized(factories: str, tmp_path: Path) -> None:
-    run = auditor.profile("factories:signed", weights="none", runs=tmp_path, shuffles=99, bootstraps=50, limit=60)
+    run = auditor.profile("factories:signed", weights="none", runs=tmp_path, limit=60, **QUICK)
     with pytest.raises(ModelError, match="negative responses"):
         run.finetune(-1)
     assert [p.name for p in tmp_path.iterdir() if p.is_dir()] == [run.name]
 
 
+@pytest.mark.usefixtures("plain")
 def test_comparing_needs_two_runs_on_the_same_images(base: auditor.Run, factories: str, tmp_path: Path) -> None:
     with pytest.raises(OptionError, match="two runs"):
         auditor.compare(base)
-    other = auditor.profile(factories, weights="none", limit=50, runs=tmp_path, shuffles=99, bootstraps=50)
+    other = auditor.profile(factories, weights="none", limit=50, runs=tmp_path, **QUICK)
     with pytest.raises(RunError, match="different images"):
         auditor.compare(base, other)
 

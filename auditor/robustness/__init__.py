@@ -1,0 +1,1 @@
+"""Natural corruptions and white-box attacks."""

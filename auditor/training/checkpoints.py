@@ -1,0 +1,97 @@
+"""Everything that a stopped training needs to go on as if nothing had happened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from auditor.errors import RunError
+from auditor.models import save_weights
+from auditor.store.files import replacing
+from auditor.training.history import EpochRecord, LayerRecord, Training, best_epoch
+from auditor.training.regularizer import SelectivityRegularizer
+
+BEST, LAST = "best.safetensors", "last.safetensors"
+
+
+@dataclass
+class Progress:
+    """A training in the middle of its work.
+
+    Attributes
+    ----------
+    model, optimizer, scaler, regularizer
+        What changes from batch to batch; the regularizer for its running class means.
+    history : Training
+    best : dict of str to Tensor
+        Weights of the best epoch so far, on the CPU; empty while that is the last one or while they are not wanted.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    regularizer: SelectivityRegularizer | None
+    history: Training = field(default_factory=lambda: Training([], []))
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    def keep_best(self) -> None:
+        """Copy the model's weights if its last epoch is the best so far."""
+        if best_epoch(self.history.epochs) == len(self.history.epochs):
+            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write everything into one file, which is whole or not there."""
+        content = {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "regularizer": {} if self.regularizer is None else self.regularizer.state(),
+            "best": self.best,
+            "epochs": [asdict(record) for record in self.history.epochs],
+            "layers": [asdict(record) for record in self.history.layers],
+        }
+        with replacing(path) as file:
+            torch.save(content, file)
+
+    def restore(self, path: Path) -> None:
+        """Take up what :meth:`save` wrote.
+
+        Raises
+        ------
+        RunError
+            If the file is damaged, or of another training.
+        """
+        try:
+            content: Mapping[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+            history = Training(
+                [EpochRecord(**record) for record in content["epochs"]],
+                [LayerRecord(**record) for record in content["layers"]],
+            )
+            self.model.load_state_dict(content["model"])
+            self.optimizer.load_state_dict(content["optimizer"])
+            if content["scaler"]:
+                self.scaler.load_state_dict(content["scaler"])
+            if self.regularizer is not None:
+                self.regularizer.restore(content["regularizer"])
+            self.best, self.history = content["best"], history
+        except Exception as error:  # torch.load raises many kinds for a damaged file
+            raise RunError(
+                f"The saved training state cannot be read ({type(error).__name__}).",
+                got=str(path),
+                fix="Delete the file to train from the start.",
+            ) from error
+
+    def export(self, folder: Path, *, keep: str) -> None:
+        """Write the weights of the last and of the best epoch, and leave those to be kept in the model."""
+        last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        ends = {"best": self.history.best, "last": len(self.history.epochs)}
+        save_weights(self.model, folder / LAST, {"epoch": str(ends["last"])})
+        self.model.load_state_dict(self.best)
+        save_weights(self.model, folder / BEST, {"epoch": str(ends["best"])})
+        if keep == "last":
+            self.model.load_state_dict(last)
