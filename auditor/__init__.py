@@ -13,8 +13,11 @@ if TYPE_CHECKING:
     from auditor.api.audit_settings import AuditSettings, Margins
     from auditor.api.compare import Comparison, compare
     from auditor.api.finetune import FineTuned, finetune
+    from auditor.api.geometry import Geometry, geometry
     from auditor.api.profile import profile
+    from auditor.api.robustness import Robustness, robustness
     from auditor.api.run import Run
+    from auditor.api.sweep import Sweep, sweep
     from auditor.cli.console import TerminalReporter
     from auditor.errors import AuditorError
     from auditor.models.preprocessing import Preprocessing
@@ -29,15 +32,21 @@ _HOMES = {
     "AuditorError": "auditor.errors",
     "Comparison": "auditor.api.compare",
     "FineTuned": "auditor.api.finetune",
+    "Geometry": "auditor.api.geometry",
     "Margins": "auditor.api.audit_settings",
     "Preprocessing": "auditor.models.preprocessing",
+    "Robustness": "auditor.api.robustness",
     "Run": "auditor.api.run",
+    "Sweep": "auditor.api.sweep",
     "TerminalReporter": "auditor.cli.console",
     "ablate": "auditor.api.ablate",
     "audit": "auditor.api.audit",
     "compare": "auditor.api.compare",
     "finetune": "auditor.api.finetune",
+    "geometry": "auditor.api.geometry",
     "profile": "auditor.api.profile",
+    "robustness": "auditor.api.robustness",
+    "sweep": "auditor.api.sweep",
 }
 
 __all__ = [
@@ -47,16 +56,22 @@ __all__ = [
     "AuditorError",
     "Comparison",
     "FineTuned",
+    "Geometry",
     "Margins",
     "Preprocessing",
+    "Robustness",
     "Run",
+    "Sweep",
     "TerminalReporter",
     "__version__",
     "ablate",
     "audit",
     "compare",
     "finetune",
+    "geometry",
     "profile",
+    "robustness",
+    "sweep",
 ]
 
 

@@ -14,6 +14,7 @@ import pandas as pd
 from auditor.api.compare import compare, correct_images
 from auditor.api.findings import Part, shown
 from auditor.api.run import Run
+from auditor.api.sweep_board import NETWORKS
 from auditor.api.workspace import read_manifest, run_folders
 from auditor.causal import Outcome, PairedTest, Verdict, combine, harm, non_inferiority, reversal
 from auditor.errors import AuditorError
@@ -37,10 +38,12 @@ class Arm:
 def find_arms(run: Run) -> list[Arm]:
     """Finished networks that were fine-tuned from `run` by one plan and differ in alpha and seed, by alpha.
 
-    Of several plans the one with most networks is taken; without a network of alpha 0 there are none.
+    They lie beside the run or in the sweeps beside it. Of several plans the one with most networks is taken; without a
+    network of alpha 0 there are none.
     """
     plans: dict[str, dict[float, dict[int, Run]]] = defaultdict(lambda: defaultdict(dict))
-    for folder in run_folders(run.path.parent):
+    beside = run_folders(run.path.parent)
+    for folder in [*beside, *(network for one in beside for network in run_folders(one / NETWORKS))]:
         try:
             manifest = read_manifest(folder)
         except AuditorError:  # not ours to judge here: `auditor runs` shows it
@@ -50,7 +53,7 @@ def find_arms(run: Run) -> list[Arm]:
             continue
         plan = dict(tuned["plan"])
         alpha, seed = float(plan.pop("alpha")), int(plan.pop("seed"))
-        key = json.dumps([plan, tuned.get("sites"), tuned.get("limit")], sort_keys=True)
+        key = json.dumps([plan, {name: value for name, value in tuned.items() if name != "plan"}], sort_keys=True)
         plans[key][alpha].setdefault(seed, Run(folder, manifest=manifest))
     # A network that has no control of its own seed cannot be compared.
     paired = [

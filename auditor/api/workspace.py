@@ -23,6 +23,10 @@ _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._+=-]{0,119}$")
 Claim = Literal["new", "resume", "done"]
 
 
+class Busy(RunError):
+    """Another process works on the same folder."""
+
+
 @dataclass(frozen=True)
 class Claimed:
     """A folder for some work, and how far it is.
@@ -144,15 +148,17 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
 
     Raises
     ------
+    Busy
+        If another process works on it.
     RunError
-        If another process works on it, or nothing can be written there.
+        If nothing can be written there.
     """
     lock = FileLock(str(folder / ".lock"), timeout=-1 if wait else 0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise RunError(
+        raise Busy(
             f"Another process is working on {folder}.", fix="Wait for it, or choose another --name."
         ) from None
     except OSError as error:
@@ -205,7 +211,7 @@ def find_run(name: str | None, root: Path, *, original: bool = False) -> Path:
     for folder in folders:
         if folder.joinpath(MANIFEST).exists():
             manifest = read_manifest(folder)
-            if manifest.complete and not (original and "finetune" in manifest.identity):
+            if manifest.kind == "profile" and manifest.complete and not (original and "finetune" in manifest.identity):
                 return folder
     raise RunError(
         f"There is no finished run in {root}.",

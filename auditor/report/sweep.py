@@ -1,0 +1,159 @@
+"""The study's figure: one dot per trained network, accuracy against selectivity."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from pandas import DataFrame
+
+from auditor.errors import DataError
+from auditor.report.style import GREY, caption, new_figure, styled
+from auditor.report.sweep_colours import alpha_colours, alpha_legend, percent
+
+_SIZE = 0.38
+_WORTH = 0.45
+FLOOR = "labels shuffled,\nmean and range"
+
+
+class _Box(NamedTuple):
+    """A part of the plane."""
+
+    left: float
+    right: float
+    bottom: float
+    top: float
+
+    def share(self, other: _Box) -> float:
+        """Larger of the shares that this has of another's width and height."""
+        return max(
+            (self.right - self.left) / (other.right - other.left), (self.top - self.bottom) / (other.top - other.bottom)
+        )
+
+
+@styled
+def accuracy_against_selectivity(networks: DataFrame) -> Figure:
+    """Draw every network of a sweep by its mean selectivity and its accuracy, with 95 % intervals over images.
+
+    An inset enlarges alpha 0 and its neighbours where they take a small part of the figure.
+
+    Parameters
+    ----------
+    networks : DataFrame
+        One row per network: ``alpha``; ``accuracy`` (from 0 to 1) and ``mean_index``, each with ``_low`` and ``_high``;
+        ``null_mean``. Networks without a value are left out.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    DataError
+        If there is no network with both values.
+    """
+    drawn = networks[networks["accuracy"].notna() & networks["mean_index"].notna()]
+    if drawn.empty:
+        raise DataError("There are no networks with accuracy and selectivity to draw.")
+    figure = new_figure(7.6, 4.8)
+    axes = figure.subplots()
+    _dots(axes, drawn)
+    low, high = float(drawn["null_mean"].min()), float(drawn["null_mean"].max())
+    if np.isfinite(low):
+        axes.axvspan(low, high, color=GREY, alpha=0.15, linewidth=0, zorder=0)
+        axes.axvline(float(drawn["null_mean"].mean()), color=GREY, linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
+    axes.set_xlabel("mean class selectivity index")
+    axes.set_ylabel("test accuracy, %")
+    axes.yaxis.set_major_formatter(percent)
+    axes.margins(0.06)
+    alpha_legend(axes, drawn["alpha"], floor=FLOOR if np.isfinite(low) else None)
+    near = _near_zero(drawn)
+    enlarged = near is not None and _inset(axes, drawn, near)
+    caption(
+        figure,
+        f"One dot per network ({len(drawn)})."
+        + (" Inset: around alpha 0." if enlarged else "")
+        + " Bars: 95 % intervals over images, none over trainings.",
+    )
+    return figure
+
+
+def _dots(axes: Axes, networks: DataFrame, size: float = 5.5) -> None:
+    colours = alpha_colours(networks["alpha"])
+    # Those near 0 are drawn last: most lie on top of one another there.
+    for alpha in sorted(colours, key=abs, reverse=True):
+        mine = networks[networks["alpha"] == alpha]
+        x, y = (mine[name].to_numpy(dtype=float) for name in ("mean_index", "accuracy"))
+        bars = [
+            np.nan_to_num(np.abs([mine[f"{name}{end}"] - mine[name] for end in ("_low", "_high")]))
+            for name in ("mean_index", "accuracy")
+        ]
+        axes.errorbar(x, y, xerr=bars[0], yerr=bars[1], fmt="none", ecolor=colours[alpha], elinewidth=0.7, alpha=0.55)
+        axes.plot(x, y, "o", color=colours[alpha], markersize=size, markeredgecolor="white", markeredgewidth=0.6)
+
+
+def _near_zero(networks: DataFrame) -> DataFrame | None:
+    """Networks of alpha 0 and of the nearest alpha on either side; None without them."""
+    alphas = np.unique(networks["alpha"].to_numpy(dtype=float))
+    if 0 not in alphas or len(alphas) < 2:
+        return None
+    chosen = [0.0, *alphas[alphas < 0][-1:], *alphas[alphas > 0][:1]]
+    return networks[networks["alpha"].isin(chosen)]
+
+
+def _inset(axes: Axes, networks: DataFrame, near: DataFrame) -> bool:
+    """Enlarge the region of `near` where no dot is, if that is worth it; returns whether."""
+    whole, region = _Box(*axes.get_xlim(), *axes.get_ylim()), _region(near)
+    if region.share(whole) > _WORTH:
+        return False
+    points = networks[["mean_index", "accuracy"]].to_numpy(dtype=float)
+    corner, free = _free_corner(points, float(networks["null_mean"].mean()), whole)
+    if not free:
+        height = whole.top - whole.bottom
+        axes.set_ylim(whole.bottom - 0.62 * height, whole.top)
+        corner = (0.56, 0.06)
+    inset = axes.inset_axes((*corner, _SIZE, _SIZE))
+    _dots(inset, networks, 5)
+    inset.set_xlim(region.left, region.right)
+    inset.set_ylim(region.bottom, region.top)
+    inset.tick_params(labelsize=7)
+    inset.xaxis.set_major_locator(MaxNLocator(3))
+    inset.yaxis.set_major_locator(MaxNLocator(4))
+    inset.yaxis.set_major_formatter(percent)
+    for spine in inset.spines.values():
+        spine.set_visible(True)
+        spine.set_color(GREY)
+    axes.indicate_inset_zoom(inset, edgecolor=GREY, linewidth=0.8)
+    return True
+
+
+def _region(near: DataFrame) -> _Box:
+    """Around the dots, with room for the intervals of most."""
+    ends = []
+    for name in ("mean_index", "accuracy"):
+        values = near[name].to_numpy(dtype=float)
+        bar = float(np.nanmedian((near[f"{name}_high"] - near[f"{name}_low"]).fillna(0))) / 2
+        room = max(0.12 * float(np.ptp(values)), bar, 1e-4)
+        ends += [float(values.min()) - room, float(values.max()) + room]
+    return _Box(*ends)
+
+
+def _free_corner(points: NDArray[np.float64], floor: float, whole: _Box) -> tuple[tuple[float, float], bool]:
+    """Where an inset hides fewest dots, then not the floor, and whether it hides no dot; in shares of the axes."""
+    x = (points[:, 0] - whole.left) / (whole.right - whole.left)
+    y = (points[:, 1] - whole.bottom) / (whole.top - whole.bottom)
+    line = (floor - whole.left) / (whole.right - whole.left)
+    best, least = (0.56, 0.09), (np.inf, False, 0.0)
+    for left in np.linspace(0.11, 0.97 - _SIZE, 12):
+        for bottom in np.linspace(0.09, 0.97 - _SIZE, 12):
+            # Labels of the ticks lie left of the inset and below it.
+            begin, under = left - 0.09, bottom - 0.07
+            beyond = np.maximum(np.maximum(begin - x, x - left - _SIZE), np.maximum(under - y, y - bottom - _SIZE))
+            rank = int((beyond < 0.015).sum()), bool(begin < line < left + _SIZE), -float(beyond.min())
+            if rank < least:
+                best, least = (float(left), float(bottom)), rank
+    return best, least[0] == 0
