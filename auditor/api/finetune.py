@@ -19,12 +19,12 @@ from auditor.api.run import Run
 from auditor.api.scratch import fresh_start
 from auditor.api.settings import SelectivitySettings, StoreSettings
 from auditor.api.skips import SKIPPED, Skips
-from auditor.api.training_data import check_cache, open_training_data
+from auditor.api.training_data import check_cache, check_classes, open_training_data
 from auditor.api.tuned import TRAINING, WEIGHTS, FineTuned
 from auditor.api.tuning_settings import Regularization, regularization
-from auditor.api.workspace import check_name, claim, locked, slug, write_manifest
+from auditor.api.workspace import MANIFEST, check_name, claim, locked, read_manifest, slug, write_manifest
 from auditor.data import LabelledData
-from auditor.errors import DataError, ModelError
+from auditor.errors import ModelError, RunError
 from auditor.manifest import Manifest, provenance
 from auditor.models import load_checkpoint, save_weights, state_hash
 from auditor.progress import QUIET, Reporter
@@ -149,8 +149,8 @@ def finetune(
     if name is not None:
         check_name(name)
     data = run.data()
-    if len(data.splits["train"]) == 0:
-        raise DataError("The train split is empty, so there is nothing to train on.", fix="Profile with --fractions.")
+    learned = data if limit is None else data.limited(limit)
+    check_classes(learned.labels[learned.splits["train"]], data.classes, reporter)
     if run.summary["accuracy"] is None:
         raise ModelError(
             "The model's outputs are not the classes of the data, so it cannot be trained on them.",
@@ -171,9 +171,10 @@ def finetune(
     )
     base = str(run.manifest.identity["model"]["spec"]).split(":")[-1]
     home = run.path.parent if runs is None else Path(runs)
-    folder = home / (name or f"{slug(base)}-{slug(data.name)}-alpha{alpha:g}-{manifest.digest()[:8]}")
+    folder = home / (name or f"{slug(base)}-{slug(data.name)}-alpha{plan.alpha:g}-{manifest.digest()[:8]}")
     work = _Work(run, plan, chosen, manifest, folder, execution, reporter, cache_images)
-    prepared = work.train(data if limit is None else data.limited(limit))
+    _check_free(folder)
+    prepared = work.train(learned)
     settings = run.manifest.identity["selectivity"]
     tuned = profile_prepared(
         prepared,
@@ -195,6 +196,19 @@ def finetune(
     result.comparison.save(result.path / "comparison")
     _save_history_figure(result)
     return result
+
+
+def _check_free(folder: Path) -> None:
+    """Refuse, before anything is written there, a folder in which something else is."""
+    if not folder.is_dir():
+        return
+    if folder.joinpath(MANIFEST).exists():
+        there = read_manifest(folder)
+        if there.kind != "profile" or "finetune" not in there.identity:
+            kind = "another network" if there.kind == "profile" else f"a {there.kind} run"
+            raise RunError(f"{folder} holds {kind}; it is left as it is.", fix="Choose another --name.")
+    elif {path.name for path in folder.iterdir() if not path.name.startswith(".")} - {TRAINING, WEIGHTS}:
+        raise RunError(f"{folder} exists and is not a run; it is left as it is.", fix="Choose another --name.")
 
 
 @dataclass(frozen=True)

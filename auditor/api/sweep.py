@@ -15,9 +15,10 @@ from auditor.api.sweep_processes import spread
 from auditor.api.sweep_result import Failed, Sweep
 from auditor.api.sweep_tables import Member
 from auditor.api.sweep_work import work
+from auditor.api.training_data import check_cache, check_classes
 from auditor.api.tuning_settings import regularization
 from auditor.api.workspace import check_name, slug
-from auditor.errors import DataError, ModelError, OptionError
+from auditor.errors import ModelError, OptionError
 from auditor.manifest import Manifest, provenance
 from auditor.progress import QUIET, Reporter
 from auditor.training import TrainingPlan, check_precision
@@ -85,7 +86,7 @@ def sweep(
     if name is not None:
         check_name(name)
     planned = plans(cells, training)
-    _check_trainable(run, planned[0], training)
+    _check_trainable(run, planned[0], training, reporter if processes > 1 else QUIET)
     if processes > 1:
         _check_loadable(run)
     model, data = (run.manifest.identity[part] for part in ("model", "data"))
@@ -117,17 +118,19 @@ def sweep(
     return result
 
 
-def _check_trainable(run: Run, plan: TrainingPlan, training: dict[str, Any]) -> None:
+def _check_trainable(run: Run, plan: TrainingPlan, training: dict[str, Any], reporter: Reporter) -> None:
     """What no training could do without, said before the first one."""
-    if run.manifest.identity["data"]["n_per_split"]["train"] == 0:
-        raise DataError("The train split is empty, so there is nothing to train on.", fix="Profile with --fractions.")
+    check_cache(training.get("cache_images", "auto"))
+    data, limit = run.data(), training.get("limit")
+    learned = data if limit is None else data.limited(limit)
+    check_classes(learned.labels[learned.splits["train"]], data.classes, reporter)
     if run.summary["accuracy"] is None:
         raise ModelError(
             "The model's outputs are not the classes of the data, so it cannot be trained on them.",
             wanted=f"{len(run.classes)} outputs, one per class",
             fix=f"{CHOICES}, or profile one with one output per class (--weights none, --checkpoint FILE).",
         )
-    regularization(run, plan, QUIET)
+    regularization(run, plan, reporter)
     execution = Execution(**{name: training[name] for name in ("device", "workers", "max_bad") if name in training})
     check_precision(plan, execution.torch_device())
 

@@ -101,7 +101,9 @@ class Board:
     def fail(self, cell: Cell, error: BaseException | str) -> None:
         """Record that the cell failed, and with what; each failure has an id of its own."""
         text = error if isinstance(error, str | AuditorError) else f"{type(error).__name__}: {error}"
-        trace = "" if isinstance(error, str | AuditorError) else "".join(traceback.format_exception(error))
+        # One of our own errors says it all, unless it tells of another.
+        told = isinstance(error, str) or (isinstance(error, AuditorError) and error.__cause__ is None)
+        trace = "" if told or isinstance(error, str) else "".join(traceback.format_exception(error))
         write_json(
             self.work(cell) / "failed.json",
             {**asdict(cell), "id": secrets.token_hex(8), "error": str(text), "traceback": trace},

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from auditor.causal.halving import Halving
 
 RESULT = "sweep.json"
+TABLES = ("networks.csv", "alphas.csv", "layers.csv")
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ class Sweep:
     def failed(self) -> list[Failed]:
         """Networks whose last training failed, with the error."""
         found = [(cell, self._board.failure(cell)) for cell in self.cells if self._board.done(cell) is None]
-        return [Failed(cell.alpha, cell.seed, str(one["error"])) for cell, one in found if one is not None]
+        unknown = "unknown: its record is damaged"
+        return [Failed(cell.alpha, cell.seed, str(one.get("error", unknown))) for cell, one in found if one is not None]
 
     @property
     def missing(self) -> list[Cell]:
@@ -211,19 +213,19 @@ class Sweep:
         """Accuracy against selectivity, one dot per network."""
         from auditor.report.sweep import accuracy_against_selectivity
 
-        return accuracy_against_selectivity(self.networks)
+        return accuracy_against_selectivity(self.networks, confidence=self.confidence)
 
     def plot_alphas(self) -> Figure:
         """Accuracy and selectivity against alpha."""
         from auditor.report.sweep_alphas import against_alpha
 
-        return against_alpha(self.alphas, self.networks)
+        return against_alpha(self.alphas, self.networks, confidence=self.confidence)
 
     def plot_layers(self) -> Figure:
         """Selectivity by layer, one line per alpha."""
         from auditor.report.sweep_layers import layers_by_alpha
 
-        return layers_by_alpha(self.layers)
+        return layers_by_alpha(self.layers, confidence=self.confidence)
 
     def save_figures(self) -> list[Path]:
         """Write every figure as PNG, SVG and PDF; none without networks."""
@@ -257,7 +259,7 @@ class Sweep:
                 "margin": margin,
                 "confidence": self.confidence,
             }
-            if self._written() == state:
+            if self._written() == state and all(self.path.joinpath(name).exists() for name in TABLES):
                 return
             networks = networks_table(self.members)
             # sweep.json goes first and comes last, so that it tells of whole tables only.

@@ -20,7 +20,10 @@ def halving_sentence(column: str, found: Halving) -> str:
         lowest = found.lowest[np.isfinite(found.lowest)]
         if not len(lowest):
             return f"{what}: no seed has networks of alpha 0 and of a negative alpha with a value to halve."
-        return f"{what} is not halved by any alpha of this sweep; its lowest is {lowest.min():.0%} of that at alpha 0."
+        return (
+            f"{what} is not halved by any alpha of this sweep; its lowest, of one network, is {lowest.min():.0%} of "
+            "that at alpha 0 (no interval)."
+        )
     points = [100 * float(value) for value in found.interval("cost")]
     if found.n_reached == 1:
         only = f"one seed of {n}" if n > 1 else "one seed"
@@ -51,10 +54,12 @@ def _change(row: Mapping[Any, Any]) -> str:
     interval = "no interval" if low != low else f"[{low:+.2f}, {high:+.2f}] over {row['change_over']}"
     margin = f"{100 * row['margin']:g} {'point' if 100 * row['margin'] == 1 else 'points'}"
     claim = f"the claim that it costs less than {margin}" if row["alpha"] < 0 else "the claim that it costs accuracy"
-    index, where = row["mean_index_change"], f"Alpha {row['alpha']:g} against alpha 0"
+    index, least, most = (row[f"mean_index_change{end}"] for end in ("", "_low", "_high"))
+    around = "no interval" if least != least else f"[{least:+.3f}, {most:+.3f}]"
+    where = f"Alpha {row['alpha']:g} against alpha 0"
     q = "" if row["q"] != row["q"] else f" (q = {row['q']:.2g})"
     verdict = f"{claim}: {row['outcome']}{q}" if isinstance(row["outcome"], str) and row["outcome"] else "not tested"
-    return f"{where}: accuracy {change:+.2f} points ({interval}), mean SI {index:+.3f}; {verdict}."
+    return f"{where}: accuracy {change:+.2f} points ({interval}), mean SI {index:+.3f} ({around}); {verdict}."
 
 
 def seeds_sentence(alphas: pd.DataFrame) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -18,7 +18,7 @@ from auditor.api.models import Prepared
 from auditor.api.skips import Skips
 from auditor.data import LabelledData
 from auditor.data.torch_data import ImageDataset, collate
-from auditor.errors import unknown_name
+from auditor.errors import DataError, unknown_name
 from auditor.progress import Reporter
 from auditor.store.space import format_bytes
 from auditor.training import InMemory, Source
@@ -179,6 +179,36 @@ def open_training_data(
         Streamed(data, train, transform, batch_size, execution),
         HeldOut(parts, data.labels[select], execution.batch_size),
     )
+
+
+def check_classes(labels: Ints, classes: Sequence[str], reporter: Reporter) -> None:
+    """Refuse to train on one class; say which classes are missing.
+
+    Parameters
+    ----------
+    labels : ndarray of int64, shape (N,)
+        Of the train split.
+    classes : sequence of str
+    reporter : Reporter
+
+    Raises
+    ------
+    DataError
+    """
+    if len(labels) == 0:
+        raise DataError("The train split is empty, so there is nothing to train on.", fix="Profile with --fractions.")
+    there = set(labels.tolist())
+    if len(there) < 2:
+        raise DataError(
+            "The train split has images of one class only, so there is nothing to learn.",
+            wanted="two classes or more",
+            got=f"{len(labels)} of {classes[there.pop()]}",
+            fix="A larger --limit, or other --fractions.",
+        )
+    missing = [name for number, name in enumerate(classes) if number not in there]
+    if missing:
+        named = ", ".join(missing[:5]) + (", ..." if len(missing) > 5 else "")
+        reporter.say(f"Training: {len(missing)} of {len(classes)} classes have no image in the train split: {named}.")
 
 
 def check_cache(choice: str) -> str:

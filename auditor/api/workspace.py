@@ -158,9 +158,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire()
     except Timeout:
-        raise Busy(
-            f"Another process is working on {folder}.", fix="Wait for it, or choose another --name."
-        ) from None
+        raise Busy(f"Another process is working on {folder}.", fix="Wait for it, or choose another --name.") from None
     except OSError as error:
         raise RunError(
             f"{folder} cannot be written: {error.strerror or error}.", fix="Choose another folder with --runs."

@@ -36,8 +36,8 @@ class _Box(NamedTuple):
 
 
 @styled
-def accuracy_against_selectivity(networks: DataFrame) -> Figure:
-    """Draw every network of a sweep by its mean selectivity and its accuracy, with 95 % intervals over images.
+def accuracy_against_selectivity(networks: DataFrame, *, confidence: float = 0.95) -> Figure:
+    """Draw every network of a sweep by its mean selectivity and its accuracy, with intervals over images.
 
     An inset enlarges alpha 0 and its neighbours where they take a small part of the figure.
 
@@ -46,6 +46,8 @@ def accuracy_against_selectivity(networks: DataFrame) -> Figure:
     networks : DataFrame
         One row per network: ``alpha``; ``accuracy`` (from 0 to 1) and ``mean_index``, each with ``_low`` and ``_high``;
         ``null_mean``. Networks without a value are left out.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -77,7 +79,7 @@ def accuracy_against_selectivity(networks: DataFrame) -> Figure:
         figure,
         f"One dot per network ({len(drawn)})."
         + (" Inset: around alpha 0." if enlarged else "")
-        + " Bars: 95 % intervals over images, none over trainings.",
+        + f" Bars: {100 * confidence:g} % intervals over images, none over trainings.",
     )
     return figure
 

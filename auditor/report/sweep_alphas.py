@@ -15,7 +15,7 @@ _SPREAD = 0.16
 
 
 @styled
-def against_alpha(alphas: DataFrame, networks: DataFrame) -> Figure:
+def against_alpha(alphas: DataFrame, networks: DataFrame, *, confidence: float = 0.95) -> Figure:
     """Draw mean accuracy and mean selectivity of every alpha, with intervals, and the single networks.
 
     Alphas stand side by side in their order, not to scale, so that -20, -0.1 and 20 fit in one figure.
@@ -27,6 +27,8 @@ def against_alpha(alphas: DataFrame, networks: DataFrame) -> Figure:
         (``seeds`` or ``images``) and ``null_mean``.
     networks : DataFrame
         One row per network: ``alpha``, ``seed``, ``accuracy``, ``mean_index``.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -56,7 +58,7 @@ def against_alpha(alphas: DataFrame, networks: DataFrame) -> Figure:
         axes.set_xticks(range(len(table)), [alpha_text(alpha) for alpha in table["alpha"]])
         axes.set_xlabel("alpha (not to scale)")
         axes.grid(visible=False, axis="x")
-    caption(figure, _explained(table))
+    caption(figure, _explained(table, f"{100 * confidence:g} %"))
     return figure
 
 
@@ -77,9 +79,9 @@ def _panel(axes: Axes, table: DataFrame, networks: DataFrame, name: str) -> None
     axes.set_xlim(-0.5, len(table) - 0.5)
 
 
-def _explained(table: DataFrame) -> str:
+def _explained(table: DataFrame, level: str) -> str:
     kinds = set(table["over"])
     if kinds == {"images"}:
-        return "One network per alpha; bars: 95 % intervals over images, none over trainings."
-    text = "Large dots: means over seeds, 95 % t intervals over seeds; small dots: single networks."
+        return f"One network per alpha; bars: {level} intervals over images, none over trainings."
+    text = f"Large dots: means over seeds, {level} t intervals over seeds; small dots: single networks."
     return text if kinds == {"seeds"} else f"{text} Where one network is all, the interval is over images."

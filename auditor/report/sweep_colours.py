@@ -48,4 +48,4 @@ def alpha_legend(axes: Axes, alphas: Iterable[float], *, floor: str | None = Non
     ]  # fmt: skip
     if floor is not None:
         handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.1, label=floor))
-    axes.figure.legend(handles=handles, loc="outside right upper", title="alpha", alignment="left")  # type: ignore[union-attr]
+    axes.figure.legend(handles=handles, loc="outside right upper", title="alpha", alignment="left")

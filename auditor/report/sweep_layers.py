@@ -14,7 +14,7 @@ _LONGEST_NAME = 22
 
 
 @styled
-def layers_by_alpha(layers: DataFrame) -> Figure:
+def layers_by_alpha(layers: DataFrame, *, confidence: float = 0.95) -> Figure:
     """Draw the mean selectivity of every layer, for every alpha, with intervals and the level of shuffled labels.
 
     Parameters
@@ -23,6 +23,8 @@ def layers_by_alpha(layers: DataFrame) -> Figure:
         One row per alpha and site, sites in the network's order: ``alpha``, ``site``, ``mean_index``,
         ``mean_index_low``, ``mean_index_high``, ``over`` (``seeds`` or ``images``), ``null_mean``. A layer without a
         value (all units dead, or signed responses) breaks the line.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -64,5 +66,6 @@ def layers_by_alpha(layers: DataFrame) -> Figure:
     alpha_legend(axes, colours, floor="labels shuffled" if good.any() else None, line=True)
     kinds = set(layers["over"])
     over = "seeds" if kinds == {"seeds"} else "images: one network each" if kinds == {"images"} else "seeds or images"
-    caption(figure, f"Bars: 95 % intervals over {over}. The floor is a mean over alphas, shaded their range.")
+    level = f"{100 * confidence:g} %"
+    caption(figure, f"Bars: {level} intervals over {over}. The floor is a mean over alphas, shaded their range.")
     return figure

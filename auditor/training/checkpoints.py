@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from auditor.errors import RunError
 from auditor.models import save_weights
 from auditor.store.files import replacing
-from auditor.training.history import EpochRecord, LayerRecord, Training, best_epoch
+from auditor.training.history import EpochRecord, LayerRecord, Training
 from auditor.training.regularizer import SelectivityRegularizer
 
 BEST, LAST = "best.safetensors", "last.safetensors"
@@ -29,7 +29,7 @@ class Progress:
         What changes from batch to batch; the regularizer for its running class means.
     history : Training
     best : dict of str to Tensor
-        Weights of the best epoch so far, on the CPU; empty while that is the last one or while they are not wanted.
+        Weights of the best epoch so far, on the CPU; empty while they are not wanted.
     """
 
     model: nn.Module
@@ -41,7 +41,7 @@ class Progress:
 
     def keep_best(self) -> None:
         """Copy the model's weights if its last epoch is the best so far."""
-        if best_epoch(self.history.epochs) == len(self.history.epochs):
+        if self.history.best == len(self.history.epochs):
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
     def save(self, path: Path) -> None:
@@ -71,6 +71,7 @@ class Progress:
             history = Training(
                 [EpochRecord(**record) for record in content["epochs"]],
                 [LayerRecord(**record) for record in content["layers"]],
+                self.history.settled,
             )
             self.model.load_state_dict(content["model"])
             self.optimizer.load_state_dict(content["optimizer"])

@@ -33,6 +33,8 @@ class Groups:
         `classes`, on the CPU.
     samples_per_class : float
         Mean of `count`.
+    counts : ndarray of int64, shape (K,)
+        `count`, on the CPU.
     """
 
     classes: Tensor
@@ -40,6 +42,7 @@ class Groups:
     count: Tensor
     numbers: Ints
     samples_per_class: float
+    counts: Ints
 
     @classmethod
     def of(cls, labels: Tensor | Ints, device: torch.device | str = "cpu") -> Groups:
@@ -60,7 +63,7 @@ class Groups:
             )
         arrays = [each.astype(np.int64) for each in (classes, slot, count)]
         present, slots, counts = (torch.from_numpy(each).to(device, non_blocking=True) for each in arrays)
-        return cls(present, slots, counts, arrays[0], len(known) / len(classes))
+        return cls(present, slots, counts, arrays[0], len(known) / len(classes), arrays[2])
 
 
 @dataclass(frozen=True)
@@ -126,7 +129,7 @@ class RunningStatistics:
     def __init__(self, n_classes: int, momentum: float) -> None:
         self.n_classes = n_classes
         self.momentum = momentum
-        self._seen = np.zeros(n_classes, dtype=np.bool_)
+        self._seen, self._varied = (np.zeros(n_classes, dtype=np.bool_) for _ in range(2))
         self._mean: Tensor | None = None
         self._variance: Tensor | None = None
 
@@ -138,9 +141,21 @@ class RunningStatistics:
         mean, self._mean = self._blend(self._mean, batch.mean, groups, first, rows)
         variance = None
         if batch.variance is not None:
-            variance, self._variance = self._blend(self._variance, batch.variance, groups, first, rows)
+            variance, self._variance = self._blend_variances(batch.variance, groups, rows)
         count = torch.full_like(mean[:, 0], groups.samples_per_class).detach()
+        if variance is not None and not self._varied.all():
+            known = torch.from_numpy(self._varied[self._seen]).to(count.device)
+            count = torch.where(known, count, 1.0)  # as one sample: no variance is known
         return ClassStatistics(mean, count, variance, batch.widths)
+
+    def _blend_variances(self, new: Tensor, groups: Groups, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Blend in the variances of classes with two samples or more; one alone says nothing of its class's."""
+        kept = new.new_zeros(self.n_classes, new.shape[1]) if self._variance is None else self._variance.to(new.device)
+        several = groups.count[:, None] > 1
+        first = torch.from_numpy(~self._varied[groups.numbers]).to(new.device)[:, None]
+        self._varied[groups.numbers[groups.counts > 1]] = True
+        old = kept.index_select(0, groups.classes)
+        return self._blend(kept, torch.where(several, new, old), groups, first | ~several, rows)
 
     def _blend(
         self, kept: Tensor | None, new: Tensor, groups: Groups, first: Tensor, rows: Tensor | None
@@ -153,7 +168,8 @@ class RunningStatistics:
 
     def state(self) -> dict[str, Tensor | None]:
         """What a training that goes on later needs."""
-        return {"seen": torch.from_numpy(self._seen.copy()), "mean": self._mean, "variance": self._variance}
+        seen, varied = (torch.from_numpy(each.copy()) for each in (self._seen, self._varied))
+        return {"seen": seen, "varied": varied, "mean": self._mean, "variance": self._variance}
 
     def restore(self, state: dict[str, Tensor | None]) -> None:
         """Inverse of :meth:`state`.
@@ -163,11 +179,12 @@ class RunningStatistics:
         ValueError
             If it is of another number of classes.
         """
-        seen = state["seen"]
-        if seen is None or len(seen) != self.n_classes:
+        seen, varied = state["seen"], state["varied"]
+        if seen is None or varied is None or len(seen) != self.n_classes:
             message = "running means of another number of classes"
             raise ValueError(message)
-        self._seen, self._mean, self._variance = seen.numpy().copy(), state["mean"], state["variance"]
+        self._seen, self._varied = seen.numpy().copy(), varied.numpy().copy()
+        self._mean, self._variance = state["mean"], state["variance"]
 
 
 def layer_means(values: Tensor, widths: Sequence[int]) -> Tensor:

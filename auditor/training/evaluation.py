@@ -9,12 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from auditor.errors import ModelError
 from auditor.hooks import capture
 from auditor.stats.intervals import wilson
 from auditor.stats.moments import ClassMoments
 from auditor.training.classes import ClassStatistics
 from auditor.training.history import Evaluation, LayerEvaluation
-from auditor.training.metrics import TrainingMetric
+from auditor.training.metrics import TrainingMetric, score_units
 from auditor.units import Site
 
 
@@ -55,6 +56,11 @@ def evaluate_network(
     -------
     Evaluation
         Dead units are left out of a layer's means.
+
+    Raises
+    ------
+    ModelError
+        If an output is NaN or infinite: the training has diverged.
     """
     width = sum(site.n_units for site in sites)
     real, drawn = ClassMoments(n_classes, width), ClassMoments(n_classes, width)
@@ -62,6 +68,11 @@ def evaluate_network(
     with capture(model, sites) as captured:
         for images, labels in batches:
             logits = model(images)
+            if not bool(torch.isfinite(logits).all()):
+                raise ModelError(
+                    "The network's outputs for held-out images became NaN or infinite.",
+                    fix="Lower --learning-rate or the size of alpha, or set --clip-norm.",
+                )
             correct += int((logits.argmax(1).cpu().numpy() == labels).sum())
             part = shuffled[seen : seen + len(labels)]
             seen += len(labels)
@@ -92,7 +103,7 @@ def _score(metric: TrainingMetric, moments: ClassMoments) -> NDArray[np.float64]
         count=torch.from_numpy(moments.count[there].astype(np.float64)),
         variance=torch.from_numpy(np.nan_to_num(moments.variance[there])) if metric.needs_variance else None,
     )
-    found: NDArray[np.float64] = metric(classes).numpy()
+    found: NDArray[np.float64] = score_units(metric, classes).numpy()
     return found
 
 

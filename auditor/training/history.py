@@ -115,22 +115,21 @@ class Training:
     epochs : list of EpochRecord
     layers : list of LayerRecord
         By epoch, then in network order.
+    settled : int
+        First epoch that may be the best: before it alpha still changes, and a network that has hardly been regularized
+        would win.
     """
 
     epochs: list[EpochRecord]
     layers: list[LayerRecord]
+    settled: int = 1
 
     @property
     def best(self) -> int:
-        """Number of the first epoch with the highest validation accuracy; 0 before the first epoch."""
-        return best_epoch(self.epochs)
+        """Number of the first epoch with the highest validation accuracy; the last one until alpha has settled."""
+        among = [record for record in self.epochs if record.epoch >= self.settled]
+        return max(among, key=lambda record: (record.val_accuracy, -record.epoch)).epoch if among else len(self.epochs)
 
-
-def best_epoch(epochs: Sequence[EpochRecord]) -> int:
-    """Number of the first epoch with the highest validation accuracy; 0 without epochs."""
-    return max(epochs, key=lambda record: (record.val_accuracy, -record.epoch)).epoch if epochs else 0
-
-
-def stalled(epochs: Sequence[EpochRecord], patience: int | None) -> bool:
-    """Whether validation accuracy has not risen for `patience` epochs."""
-    return patience is not None and len(epochs) - best_epoch(epochs) >= patience
+    def stalled(self, patience: int | None) -> bool:
+        """Whether validation accuracy has not risen for `patience` epochs."""
+        return patience is not None and bool(self.epochs) and len(self.epochs) - self.best >= patience

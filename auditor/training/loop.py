@@ -12,13 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from auditor.errors import ModelError, OptionError
+from auditor.errors import DataError, ModelError, OptionError
 from auditor.progress import QUIET, Reporter
 from auditor.training.augment import Augment, augmentation
 from auditor.training.batches import BalancedBatches, Batches, ShuffledBatches
 from auditor.training.checkpoints import Progress
 from auditor.training.classes import Groups
-from auditor.training.history import EpochRecord, Evaluate, Evaluation, LayerRecord, Training, stalled
+from auditor.training.history import EpochRecord, Evaluate, Evaluation, LayerRecord, Training
 from auditor.training.plan import TrainingPlan
 from auditor.training.regularizer import SelectivityRegularizer
 from auditor.training.sources import Source
@@ -68,16 +68,23 @@ def train(
     ------
     OptionError
         If alpha is not 0 and there is no regularizer, or the device cannot do the plan's precision.
+    DataError
+        If there are fewer than two classes.
     ModelError
-        If the loss becomes NaN or infinite; what was saved stays.
+        If the loss or a weight becomes NaN or infinite; what was saved stays.
     """
     if regularizer is None and plan.alpha != 0:
         raise OptionError("alpha other than 0 needs a regularizer.", got=f"alpha={plan.alpha}")
     check_precision(plan, source.device)
     kind = BalancedBatches if plan.balanced else ShuffledBatches
+    if len(np.unique(source.labels)) < 2:
+        raise DataError(
+            "A training needs images of at least two classes.",
+            got=f"{len(source.labels)} images of {len(np.unique(source.labels))}",
+        )
     batches: Batches = kind(source.labels, plan.batch_size, seed=plan.seed)
     scaler = torch.amp.GradScaler(source.device.type, enabled=plan.precision == "float16")
-    progress = Progress(model, _optimizer(model, plan), scaler, regularizer)
+    progress = Progress(model, _optimizer(model, plan), scaler, regularizer, Training([], [], plan.settled))
     if state is not None and state.exists():
         progress.restore(state)
     augment = augment or augmentation(plan.augment)
@@ -88,7 +95,7 @@ def train(
         torch.random.fork_rng(devices=devices),
     ):
         task.advance(len(history.epochs) * len(batches))
-        while len(history.epochs) < plan.epochs and not stalled(history.epochs, plan.patience):
+        while len(history.epochs) < plan.epochs and not history.stalled(plan.patience):
             number = len(history.epochs) + 1
             step = Step(progress, plan, number, source.device)
             # Seeded per epoch, so that a resumed training draws what an undisturbed one would have drawn.
@@ -102,6 +109,7 @@ def train(
                 step(batch, source.labels[rows], rate, i)
                 task.advance(1)
             model.eval()
+            _check_weights(model, number)
             found = evaluate(model)
             _record(history, step, found, rate)
             task.note(_note(history.epochs[-1], plan))
@@ -134,6 +142,16 @@ def check_precision(plan: TrainingPlan, device: torch.device) -> None:
         )
 
 
+def _check_weights(model: nn.Module, epoch: int) -> None:
+    """Refuse weights that the last update has spoiled, which no loss has shown yet."""
+    for name, value in model.named_parameters():
+        if not bool(torch.isfinite(value).all()):
+            raise ModelError(
+                f"The weights {name} became NaN or infinite in epoch {epoch}.",
+                fix="Lower --learning-rate or the size of alpha, or set --clip-norm.",
+            )
+
+
 class Step:
     """One epoch's batches: forward, backward, update, and what is summed over them."""
 
@@ -145,6 +163,7 @@ class Step:
         self._device = device
         self._sums = np.zeros(len(_SUMS) + (0 if progress.regularizer is None else len(progress.regularizer.sites)))
         self._samples: list[float] = []
+        self._scored = 0
 
     def __call__(self, images: Tensor, labels: NDArray[np.int64], rate: float, number: int) -> None:
         """Learn from batch `number` of the epoch."""
@@ -165,7 +184,11 @@ class Step:
                 f"The loss became {values[0]} in epoch {self.epoch}, batch {number + 1}.",
                 fix="Lower --learning-rate or the size of alpha, or set --clip-norm.",
             )
-        self._sums += values
+        if math.isnan(values[2]):
+            self._sums[:2] += values[:2]
+        else:
+            self._sums += values
+            self._scored += 1
 
     def _forward(self, images: Tensor, labels: NDArray[np.int64], number: int) -> tuple[Tensor, Tensor]:
         """Loss, and what is written down about it."""
@@ -173,11 +196,12 @@ class Step:
         targets = torch.from_numpy(labels).to(self._device)
         half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self._plan.precision)
         with torch.autocast(self._device.type, dtype=half, enabled=half is not None):
-            if regularizer is None:
+            if regularizer is None or len(np.unique(labels)) < 2:
+                # One class alone, as a small last batch may hold, has no selectivity.
                 cross_entropy = nn.functional.cross_entropy(model(images), targets)
-                nan = torch.full_like(cross_entropy, torch.nan).detach()
-                self._samples.append(math.nan)
-                return cross_entropy, torch.stack([*[cross_entropy.detach()] * 2, nan, nan])
+                self._samples.append(math.nan if regularizer is None else len(labels))
+                nothing = cross_entropy.new_full((len(self._sums) - 2,), torch.nan)
+                return cross_entropy, torch.cat([cross_entropy.detach().expand(2), nothing])
             with regularizer.watching(model):
                 cross_entropy = nn.functional.cross_entropy(model(images), targets)
                 with torch.autocast(self._device.type, enabled=False):
@@ -192,8 +216,9 @@ class Step:
         return Groups.of(rng.permutation(labels), self._device)
 
     def means(self) -> Iterator[float]:
-        """Means over the batches: of the first four values, then of each site's selectivity."""
-        yield from (self._sums / len(self._samples)).tolist()
+        """Means over the batches: of the first four values, then of each site's selectivity (NaN without any)."""
+        yield from (self._sums[:2] / len(self._samples)).tolist()
+        yield from (self._sums[2:] / self._scored if self._scored else np.full(len(self._sums) - 2, np.nan)).tolist()
 
     @property
     def samples_per_class(self) -> float:

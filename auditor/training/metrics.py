@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from auditor.errors import unknown_name
+from auditor.errors import AuditorError, PluginError, unknown_name
 from auditor.training.classes import ClassStatistics
 
 EPSILON = 1e-7
@@ -108,6 +108,30 @@ class BoundedDPrime(TrainingMetric):
         score = difference / torch.where(usable, size, 1.0).sqrt()
         best = torch.where(usable, score, -torch.inf).amax(0)
         return torch.where(torch.isfinite(best), best, 0.0)
+
+
+def score_units(metric: TrainingMetric, classes: ClassStatistics) -> Tensor:
+    """Call a metric, which may be a plugin's.
+
+    Raises
+    ------
+    PluginError
+        If it fails, or gives anything but one score per unit.
+    """
+    try:
+        found: object = metric(classes)
+    except AuditorError:
+        raise
+    except Exception as error:
+        raise PluginError(f"The training metric {metric.name!r} failed: {type(error).__name__}: {error}") from error
+    units = classes.mean.shape[1:]
+    if not isinstance(found, Tensor) or found.shape != units:
+        raise PluginError(
+            f"The training metric {metric.name!r} broke its contract.",
+            wanted=f"a tensor of shape {tuple(units)}, one score per unit",
+            got=f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__,
+        )
+    return found
 
 
 def training_metric(name: str) -> TrainingMetric:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from dataclasses import dataclass, fields
 from typing import Any
@@ -19,6 +20,7 @@ SIGNED = ("leave-out", "rectify")
 _FIRST = ("alpha", "epochs", "learning_rate", "optimizer", "weight_decay", "batch_size", "balanced", "warmup", "seed")
 _RUNNING = re.compile(r"running(?::(0?\.\d+))?")
 _MOMENTUM = 0.9
+_SEEDS = 2**32
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class TrainingPlan:
     patience : int, optional
         Stop when validation accuracy has not risen for so many epochs.
     keep : str
-        ``last`` or ``best``: the weights of the last epoch, or of the first with the highest validation accuracy.
+        ``last`` or ``best``: the weights of the last epoch, or of the first with the highest validation accuracy. Here
+        and for `patience` only epochs count in which alpha no longer changes.
     alpha_schedule : str
         ``constant``, ``warmup:K``, ``from:K`` or ``until:K``; see :class:`auditor.training.schedules.AlphaSchedule`.
     regularize : str or tuple of str
@@ -94,6 +97,8 @@ class TrainingPlan:
     def __post_init__(self) -> None:
         if not isinstance(self.regularize, str):
             object.__setattr__(self, "regularize", tuple(self.regularize))
+        # -1, -1.0 and, for 0, -0.0 are one setting, and must have one identity.
+        object.__setattr__(self, "alpha", float(self.alpha) + 0.0)
         for kind, value, valid in (
             ("optimizer", self.optimizer, OPTIMIZERS),
             ("learning-rate schedule", self.schedule, RATES),
@@ -124,12 +129,22 @@ class TrainingPlan:
     def _check_numbers(self) -> None:
         if not math.isfinite(self.alpha):
             raise OptionError("alpha must be a finite number.", got=str(self.alpha))
-        for name in ("epochs", "batch_size", "patience"):
+        for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise OptionError(f"{name} must be at least 1.", got=str(value))
+            if value is None:
+                continue
+            if not _is_whole(value) or value < least:
+                raise OptionError(f"{name} must be a whole number of at least {least}.", got=str(value))
+        if self.seed >= _SEEDS:
+            raise OptionError("seed is too large.", wanted="below 2**32", got=str(self.seed))
         if self.batch_size < 2:
             raise OptionError("batch_size must be at least 2: batch normalisation needs two images.", got="1")
+        if self.balanced and self.batch_size < 4:
+            raise OptionError(
+                "A class-balanced batch needs two images of each of two classes.",
+                wanted="batch_size of at least 4",
+                got=str(self.batch_size),
+            )
         for name in ("learning_rate", "clip_norm"):
             value = getattr(self, name)
             if value is not None and not (value > 0 and math.isfinite(value)):
@@ -151,10 +166,23 @@ class TrainingPlan:
 
     def alpha_of(self, epoch: int) -> float:
         """Alpha of epoch number `epoch` (from 1)."""
-        return self.alpha * AlphaSchedule.parse(self.alpha_schedule, self.epochs).share(epoch)
+        return self.alpha * AlphaSchedule.parse(self.alpha_schedule, self.epochs).share(epoch) + 0.0  # not -0.0
+
+    @property
+    def settled(self) -> int:
+        """First epoch (from 1) from which on alpha no longer changes."""
+        return max(1, AlphaSchedule.parse(self.alpha_schedule, self.epochs).epochs)
 
     @property
     def momentum(self) -> float | None:
         """Momentum of running class means; None for those of the batch."""
         match = _RUNNING.fullmatch(self.class_means)
         return None if match is None else float(match[1] or _MOMENTUM)
+
+
+def _is_whole(value: object) -> bool:
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True

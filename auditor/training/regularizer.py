@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from auditor.errors import ModelError
 from auditor.hooks import on_calls
 from auditor.training.classes import ClassStatistics, Groups, RunningStatistics, layer_means
-from auditor.training.metrics import EPSILON, SelectivityIndex, TrainingMetric
+from auditor.training.metrics import EPSILON, SelectivityIndex, TrainingMetric, score_units
 from auditor.units import Site
 
 
@@ -184,7 +184,7 @@ class SelectivityRegularizer:
         classes = ClassStatistics.of(responses, groups, variance=self.metric.needs_variance, widths=self._widths)
         if memory in self._running:
             classes = self._running[memory].update(classes, groups)
-        return layer_means(self.metric(classes), self._widths)
+        return layer_means(score_units(self.metric, classes), self._widths)
 
 
 def _pool(output: Tensor, site: Site) -> Tensor:

@@ -24,7 +24,7 @@ from auditor.api.overview import list_runs
 from auditor.api.sweep import Sweep, sweep
 from auditor.api.sweep_board import Board
 from auditor.api.sweep_grid import Cell, grid
-from auditor.api.sweep_words import seeds_sentence
+from auditor.api.sweep_words import change_sentences, seeds_sentence
 from auditor.api.workspace import locked
 from auditor.causal import harm_images, non_inferiority_images
 from auditor.errors import DataError, OptionError, RunError, UnknownNameError
@@ -148,6 +148,32 @@ def test_what_is_done_is_not_done_again(swept: Sweep, run: auditor.Run, monkeypa
     assert {path: path.stat().st_mtime_ns for path in swept.path.rglob("*") if path.is_file()} == before
     assert len(again.members) == 6
     assert said.lines == [f"Sweep: {swept.path}, 6 networks, 6 of them finished before."]
+
+
+def test_damaged_records_are_made_again(swept: Sweep, run: auditor.Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "base")
+    shutil.copytree(swept.path, tmp_path / "it")
+    work, before = tmp_path / "it" / "work" / "alpha-1-seed0", swept.networks
+    (work / "done.json").write_text("{", encoding="utf-8")
+    (work / "failed.json").write_text('{"id": "x"}', encoding="utf-8")
+    (tmp_path / "it" / "networks.csv").unlink()
+    broken = Sweep.open(tmp_path / "it")
+    assert [(one.alpha, one.seed, one.error) for one in broken.failed] == [(1, 0, "unknown: its record is damaged")]
+    again = sweep(auditor.Run.open(tmp_path / "base"), alphas=[-1, 1], seeds=2, name="it", **TRAINING)
+    assert (again.failed, len(again.members)) == ([], 6)
+    pd.testing.assert_frame_equal(again.networks, before)
+    (tmp_path / "it" / "alphas.csv").unlink()
+    again.write(margin=0.01)
+    assert len(again.alphas) == 3
+
+
+def test_changes_have_intervals_or_say_that_there_are_none(swept: Sweep) -> None:
+    row = swept.alphas.set_index("alpha").loc[-1]
+    change, low, high = (row[f"mean_index_change{end}"] for end in ("", "_low", "_high"))
+    assert f"mean SI {change:+.3f} ([{low:+.3f}, {high:+.3f}])" in swept.summary()
+    assert "mean SI +0.100 (no interval)" in change_sentences(
+        swept.alphas.assign(mean_index_change=0.1, mean_index_change_low=np.nan, mean_index_change_high=np.nan)
+    )[0]  # fmt: skip
 
 
 def test_other_settings_are_another_sweep(swept: Sweep, run: auditor.Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,6 +357,9 @@ def test_the_grid_is_whole_and_names_differ(alphas: list[float], seeds: int) -> 
         ({"alphas": [1], "learning": 1}, UnknownNameError, "training option"),
         ({"alphas": [1], "epochs": 0}, OptionError, "epochs"),
         ({"alphas": [1], "name": "a/b"}, OptionError, "plain folder name"),
+        ({"alphas": [1], "cache_images": "some"}, UnknownNameError, "some"),
+        ({"alphas": [1], "limit": 0}, OptionError, "limit"),
+        ({"alphas": [1], "limit": 1}, DataError, "one class only"),
     ],
 )
 def test_what_cannot_be_is_said_before_anything_is_written(
@@ -369,24 +398,25 @@ def test_a_network_from_python_can_be_swept_in_this_process_only(tmp_path: Path,
 
 
 @pytest.mark.slow
-def test_processes_do_what_one_does(fresh: auditor.Run) -> None:
-    options: dict[str, Any] = {"alphas": [1], "seeds": 1, **TRAINING}
-    alone = sweep(fresh, name="alone", **options)
-    several = sweep(fresh, name="several", processes=2, **options)
-    assert several.failed == []
-    # The number of threads differs, and with it the order of sums.
-    left, right = (one.networks.drop(columns="seconds") for one in (alone, several))
-    pd.testing.assert_frame_equal(left, right, rtol=1e-3, atol=0.02)
-
-
-@pytest.mark.slow
-def test_processes_that_die_are_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_do_what_one_does_and_survive_a_death(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first training that finds the order to die takes it along; the other process does the rest."""
     (tmp_path / "dying.py").write_text(
-        "import os, signal\nfrom torch import nn\n"
+        "import os, signal\n"
+        "from pathlib import Path\n"
+        "from torch import nn\n"
+        "import auditor.api.finetune\n"
+        "# Figures take seconds, and have tests of their own.\n"
+        "auditor.api.finetune._save_history_figure = lambda _: None\n"
+        "auditor.api.compare.Comparison.save = lambda *_: None\n"
+        "auditor.Run.save_figures = lambda _: []\n"
         "class Dying(nn.Sequential):\n"
         "    def forward(self, x):\n"
         "        if self.training and 'DIE' in os.environ:\n"
-        "            os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            try:\n"
+        "                Path(os.environ['DIE']).unlink()\n"
+        "                os.kill(os.getpid(), signal.SIGKILL)\n"
+        "            except FileNotFoundError:\n"
+        "                pass\n"
         "        return super().forward(x)\n"
         "def net(num_classes=10):\n"
         "    return Dying(nn.Conv2d(3, 4, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),\n"
@@ -397,8 +427,15 @@ def test_processes_that_die_are_reported(tmp_path: Path, monkeypatch: pytest.Mon
     run = auditor.profile(
         "dying:net", weights="none", limit=40, shuffles=199, bootstraps=100, runs=tmp_path / "runs", name="it"
     )
-    monkeypatch.setenv("DIE", "1")
-    found = sweep(run, alphas=[1], seeds=1, processes=2, epochs=1)
-    assert [(one.alpha, one.error) for one in found.failed] == [
-        (alpha, "The process that trained it ended with signal 9.") for alpha in (0, 1)
-    ]
+    options: dict[str, Any] = {"alphas": [1], "seeds": 1, "epochs": 1, "device": "cpu"}
+    alone = sweep(run, name="alone", **options)
+    (tmp_path / "die").touch()
+    monkeypatch.setenv("DIE", str(tmp_path / "die"))
+    several = sweep(run, name="several", processes=2, **options)
+    assert [one.error for one in several.failed] == ["The process that trained it ended with signal 9."]
+    assert len(several.members) == 1
+    again = sweep(run, name="several", **options)
+    assert again.failed == []
+    # The number of threads differs, and with it the order of sums.
+    left, right = (one.networks.drop(columns="seconds") for one in (alone, again))
+    pd.testing.assert_frame_equal(left, right, rtol=1e-3, atol=0.02)

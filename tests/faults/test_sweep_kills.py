@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pandas as pd
 import pytest
 from processes import PATIENCE, Server
 
-KILLS = 4
+KILLS = 2
 SWEEP = [
     "sweep", "--alphas", "-1", "--seeds", "1", "--epochs", "3", "--batch-size", "12", "--name", "s", "--workers", "0",
     "--device", "cpu", "--quiet",
@@ -20,19 +21,28 @@ SWEEP = [
 TABLES = ("alphas.csv", "layers.csv")
 
 
-@pytest.fixture
-def folders(server: Server, pictures: Path, tmp_path: Path) -> tuple[Path, Path]:
-    """Two folders with the same profile."""
+@pytest.fixture(scope="module")
+def profiled(server: Server, pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a profile; read only."""
     profile = [
         "profile", "--model", "slow:small_cnn", "--weights", "none", "--data", str(pictures), "--fractions",
         "0.4,0.3,0.3", "--input-size", "16", "--shuffles", "199", "--bootstraps", "100", "--workers", "0", "--name",
         "it", "--quiet",
     ]  # fmt: skip
+    folder = tmp_path_factory.mktemp("profiled")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUDITOR_CACHE", str(tmp_path_factory.getbasetemp() / "auditor-cache"))
+        done = server.call(*profile, cwd=folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def folders(profiled: Path, tmp_path: Path) -> tuple[Path, Path]:
+    """Two folders with the same profile."""
     found = tmp_path / "whole", tmp_path / "killed"
     for folder in found:
-        folder.mkdir()
-        done = server.call(*profile, cwd=folder)
-        assert done.code == 0, done.err
+        shutil.copytree(profiled, folder)
     return found
 
 
@@ -82,16 +92,18 @@ def test_killed_again_and_again(server: Server, folders: tuple[Path, Path]) -> N
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_children_end_with_their_parent(server: Server, folders: tuple[Path, Path], number: signal.Signals) -> None:
+@pytest.mark.parametrize("number, alpha, children", [(signal.SIGKILL, "0", 1), (signal.SIGINT, "-1", 2)])
+def test_children_end_with_their_parent(
+    server: Server, folders: tuple[Path, Path], number: signal.Signals, alpha: str, children: int
+) -> None:
     folder = folders[1]
-    process = server.start(*SWEEP, "--processes", "2", cwd=folder, slow=0.3)
+    process = server.start(*SWEEP, "--alphas", alpha, "--processes", "2", cwd=folder, slow=0.3)
     networks = folder / "runs" / "s" / "networks"
     deadline = time.monotonic() + PATIENCE
-    while len(list(networks.glob("*/training/manifest.json"))) < 2:
+    while len(list(networks.glob("*/training/manifest.json"))) < children:
         assert time.monotonic() < deadline, process.err.read_text("utf-8")
         time.sleep(0.05)
-    assert len(alive(process.pid)) == 3
+    assert len(alive(process.pid)) == 1 + children
     if number == signal.SIGINT:
         process.ctrl_c()
     else:

@@ -147,3 +147,16 @@ def test_colours_diverge_from_grey():
     # Alpha 1 is as strong alone as 20 is among others: ranks decide.
     assert alpha_colours((0, 1))[1] == colours[20]
     assert [alpha_text(alpha) for alpha in (-0.5, 0, 20)] == ["\N{MINUS SIGN}0.5", "0", "+20"]
+
+
+def test_captions_tell_the_confidence():
+    table = networks()
+    figures = (
+        accuracy_against_selectivity(table, confidence=0.9),
+        against_alpha(alphas_of(table), table, confidence=0.9),
+        layers_by_alpha(layers(), confidence=0.9),
+    )
+    for figure in figures:
+        words = " ".join(text.get_text() for text in figure.findobj(mpl.text.Text))
+        assert "90 %" in words
+        assert "95 %" not in words

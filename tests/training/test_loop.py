@@ -14,12 +14,13 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from auditor.errors import ModelError, OptionError, RunError
+from auditor.errors import DataError, ModelError, OptionError, RunError
 from auditor.models import probe_sites
 from auditor.training import (
     Evaluation,
     InMemory,
     SelectivityRegularizer,
+    ShuffledBatches,
     Training,
     TrainingPlan,
     choose_sites,
@@ -160,6 +161,16 @@ def test_patience_ends_the_training(tiny_cnn: nn.Module, training_set: tuple[Ten
     assert history.best == 2
 
 
+@pytest.mark.parametrize("schedule, best, epochs", [("from:3", 4, 5), ("warmup:3", 4, 5), ("until:5", 5, 6)])
+def test_the_best_is_chosen_once_alpha_has_settled(
+    tiny_cnn: nn.Module, training_set: tuple[Tensor, Tensor], tmp_path: Path, schedule: str, best: int, epochs: int
+) -> None:
+    plan = TrainingPlan(alpha=-1.0, epochs=6, patience=1, keep="best", alpha_schedule=schedule)
+    rising = accuracies(0.9, 0.8, 0.3, 0.5, 0.4, 0.3)
+    history = fit(tiny_cnn, training_set, plan, evaluate=rising, state=tmp_path / "state.pt")
+    assert (history.best, len(history.epochs)) == (best, epochs)
+
+
 @pytest.mark.parametrize("with_state", [True, False])
 def test_the_best_epochs_weights_are_kept(
     tiny_cnn: nn.Module, training_set: tuple[Tensor, Tensor], tmp_path: Path, with_state: bool
@@ -186,7 +197,7 @@ def test_alpha_counts_from_its_epoch_on(tiny_resnet: nn.Module, training_set: tu
     late, never = copy.deepcopy(tiny_resnet), copy.deepcopy(tiny_resnet)
     switched = fit(late, training_set, TrainingPlan(alpha=-5.0, epochs=3, alpha_schedule="from:3"))
     control = fit(never, training_set, TrainingPlan(alpha=0.0, epochs=3))
-    assert [record.alpha for record in switched.epochs] == [0.0, 0.0, -5.0]
+    assert [str(record.alpha) for record in switched.epochs] == ["0.0", "0.0", "-5.0"]
     assert switched.epochs[1] == control.epochs[1]
     assert switched.epochs[2].val_si < control.epochs[2].val_si
     assert switched.epochs[2].train_loss == pytest.approx(
@@ -256,6 +267,47 @@ def test_divergence_is_an_error(tiny_cnn: nn.Module, training_set: tuple[Tensor,
         tiny_cnn.fc2.weight.fill_(float("nan"))
     with pytest.raises(ModelError, match="epoch 1, batch 1"):
         fit(tiny_cnn, training_set, TrainingPlan(epochs=1))
+
+
+def test_weights_that_the_last_step_spoils_are_an_error(
+    tiny_cnn: nn.Module, training_set: tuple[Tensor, Tensor], tmp_path: Path
+) -> None:
+    plan = TrainingPlan(epochs=1, batch_size=60, warmup=0.0, learning_rate=3e38)
+    with pytest.raises(ModelError, match=r"weights .* became NaN or infinite in epoch 1"):
+        fit(tiny_cnn, (1e4 * training_set[0], training_set[1]), plan, state=tmp_path / "state.pt")
+    assert not (tmp_path / "state.pt").exists()
+
+
+def test_outputs_that_overflow_are_an_error(tiny_cnn: nn.Module, training_set: tuple[Tensor, Tensor]) -> None:
+    with torch.no_grad():
+        tiny_cnn.fc2.weight.fill_(float("inf"))
+    with pytest.raises(ModelError, match="held-out images became NaN"):
+        Evaluate(training_set, probe_sites(tiny_cnn, training_set[0][:2]))(tiny_cnn.eval())
+
+
+def test_a_batch_of_one_class_is_learned_without_selectivity(
+    tiny_resnet: nn.Module, training_set: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = training_set
+    rows = torch.cat([torch.arange(24), torch.tensor([27, 30])])  # the last batch holds two images
+    data = images[rows], labels[rows] * 0 + (torch.arange(26) >= 24)
+    plan = next(
+        plan
+        for plan in (TrainingPlan(alpha=-2.0, epochs=1, batch_size=8, balanced=False, seed=seed) for seed in range(99))
+        if [len(set(data[1][each].tolist())) for each in ShuffledBatches(data[1].numpy(), 8, seed=plan.seed).epoch(0)]
+        == [1, 2, 1, 1]
+    )
+    record = fit(tiny_resnet, data, plan).epochs[0]
+    assert 0 < record.batch_si < 1
+    # One batch of four has the term.
+    assert record.train_loss == pytest.approx(record.cross_entropy + 2 * record.batch_si / 4, abs=1e-5)
+    assert record.samples_per_class == pytest.approx((8 + 4 + 8 + 2) / 4)
+
+
+def test_one_class_is_refused(tiny_cnn: nn.Module, training_set: tuple[Tensor, Tensor]) -> None:
+    images, labels = training_set
+    with pytest.raises(DataError, match="at least two classes"):
+        fit(tiny_cnn, (images[labels == 1], labels[labels == 1]), TrainingPlan(epochs=1))
 
 
 def test_alpha_needs_a_regularizer(tiny_cnn: nn.Module, training_set: tuple[Tensor, Tensor]) -> None:

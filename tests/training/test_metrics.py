@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from auditor.errors import UnknownNameError
+from auditor.errors import PluginError, UnknownNameError
 from auditor.registry import registry
 from auditor.training import TrainingMetric, training_metric
 from auditor.training.classes import ClassStatistics, Groups
+from auditor.training.metrics import score_units
 
 METRICS = sorted(registry().training_metrics())
 
@@ -98,3 +99,24 @@ def test_units_are_scored_independently() -> None:
 def test_a_misspelt_metric_is_named() -> None:
     with pytest.raises(UnknownNameError, match="dprime"):
         training_metric("dprim")
+
+
+@pytest.mark.parametrize(
+    "result, match",
+    [
+        (ZeroDivisionError("by nought"), "'broken' failed: ZeroDivisionError: by nought"),
+        (torch.tensor(0.5), "contract"),
+    ],
+)
+def test_a_plugin_that_fails_is_named(result: object, match: str) -> None:
+    class Broken(TrainingMetric):
+        name, label, non_negative = "broken", "broken", True
+
+        def __call__(self, classes: ClassStatistics) -> torch.Tensor:
+            if isinstance(result, Exception):
+                raise result
+            return result  # type: ignore[return-value]
+
+    classes = ClassStatistics.of(torch.rand(4, 3), Groups.of(torch.tensor([0, 0, 1, 1])))
+    with pytest.raises(PluginError, match=match):
+        score_units(Broken(), classes)

@@ -24,6 +24,10 @@ from auditor.units import Site
         ({"signed": "shift"}, UnknownNameError),
         ({"metric": "indx"}, UnknownNameError),
         ({"epochs": 0}, OptionError),
+        ({"epochs": 1.5}, OptionError),
+        ({"seed": -1}, OptionError),
+        ({"seed": 2**32}, OptionError),
+        ({"batch_size": 3}, OptionError),
         ({"batch_size": 1}, OptionError),
         ({"learning_rate": -1.0}, OptionError),
         ({"alpha": float("nan")}, OptionError),
@@ -55,6 +59,11 @@ def test_what_is_new_and_not_used_is_no_part_of_the_identity() -> None:
     given = TrainingPlan(regularize=["layer1.*"], keep="best")  # type: ignore[arg-type]
     assert given.to_dict() == TrainingPlan().to_dict() | {"regularize": ["layer1.*"], "keep": "best"}
     assert TrainingPlan(**json.loads(json.dumps(given.to_dict()))) == given
+
+
+@pytest.mark.parametrize("one, other", [(-1, -1.0), (0, 0.0), (-0.0, 0.0)])
+def test_equal_alphas_are_one_setting(one: float, other: float) -> None:
+    assert json.dumps(TrainingPlan(alpha=one).to_dict()) == json.dumps(TrainingPlan(alpha=other).to_dict())
 
 
 def test_the_cosine_rises_and_falls() -> None:

@@ -194,3 +194,20 @@ def test_running_means_are_exponential_and_keep_absent_classes() -> None:
     copied.restore(running.state())
     third = ClassStatistics.of(torch.rand(6, 5), groups[0])
     assert torch.equal(copied.update(third, groups[0]).mean, running.update(third, groups[0]).mean)
+
+
+def test_one_sample_says_nothing_of_its_classes_running_variance() -> None:
+    running = RunningStatistics(3, 0.75)
+    labels = np.array([0, 0, 0, 1]), np.array([0, 1, 1, 1]), np.array([0, 0, 1, 2])
+    responses = [torch.rand(4, 2, dtype=torch.float64) for _ in labels]
+    found = []
+    for each, which in zip(responses, labels, strict=True):
+        groups = Groups.of(which)
+        found.append(running.update(ClassStatistics.of(each, groups, variance=True), groups))
+    # Class 1 is known by one sample at first, class 2 to the end; they count as one and cannot be preferred.
+    assert found[0].count.tolist() == [2, 1]
+    assert found[2].count.tolist() == pytest.approx([4 / 3, 4 / 3, 1])
+    torch.testing.assert_close(found[1].variance, torch.stack([responses[0][:3].var(0), responses[1][1:].var(0)]))
+    expected = 0.75 * responses[0][:3].var(0) + 0.25 * responses[2][:2].var(0)
+    torch.testing.assert_close(found[2].variance[0], expected)
+    torch.testing.assert_close(found[2].variance[1], responses[1][1:].var(0))
