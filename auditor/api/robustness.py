@@ -32,6 +32,7 @@ from auditor.api.robustness_settings import (
     chosen,
     corruption_identity,
     has_plugin,
+    numbers,
 )
 from auditor.api.robustness_stored import Stored, open_stored
 from auditor.api.run import Run
@@ -111,7 +112,7 @@ def robustness(
     OptionError, UnknownNameError
         If it cannot be done as asked.
     ModelError
-        If a network's outputs are not the data's classes.
+        If a network's outputs are not the data's classes, or have no gradient that attacks could use.
     RunError, DataError
         If models or data are not those of the runs, or runs are of different images.
     """
@@ -122,10 +123,10 @@ def robustness(
     sets = None if stored is None else open_stored(Path(stored), first.classes)
     settings = RobustnessSettings(
         corruptions=chosen(corruptions, _known(sets), "corruption"),
-        severities=tuple(int(severity) for severity in severities),
+        severities=tuple(map(int, numbers("severities", severities, whole=True))),
         attacks=chosen(attacks, ATTACKS, "attack"),
-        epsilons=tuple(float(epsilon) for epsilon in epsilons),
-        steps=tuple(int(n) for n in steps),
+        epsilons=numbers("epsilons", epsilons),
+        steps=tuple(map(int, numbers("steps", steps, whole=True))),
         pgd_steps=pgd_steps,
         step_epsilon=float(step_epsilon),
         n_images=n_images,
@@ -163,7 +164,7 @@ def robustness(
     with locked(folder):
         there = Robustness.read_networks(folder)
         state = claim(folder, manifest).state
-        if state == "done" and there == manifest.provenance["networks"]:
+        if state == "done" and there == manifest.provenance["networks"] and Robustness(folder).is_whole():
             reporter.say(f"Robustness: {folder} was finished before with these settings; showing it.")
             return Robustness(folder)
         _announce(networks, data, settings, sets, reporter)
@@ -191,6 +192,8 @@ def _measure(
     *,
     jacobian: bool,
 ) -> dict[str, Survival]:
+    if work.settings.attacks or jacobian:
+        work.check_gradients(networks[0])
     clean = work.clean(everyone)
     names = work.settings.corruptions
     corrupted = work.corrupted(everyone, names) if sets is None else sets.measure(work, everyone)
@@ -209,10 +212,10 @@ def _measure(
 
 def _known(sets: Stored | None) -> list[str]:
     """Names of all corruptions, group by group."""
-    if sets is not None:
-        return list(sets.types)
     known = registry().corruptions()
-    return sorted(known, key=lambda name: (GROUPS.index(known[name].group), list(known).index(name)))
+    order = {group: place for place, group in enumerate(GROUPS)}
+    names = list(known if sets is None else sets.types)
+    return sorted(names, key=lambda name: order[known[name].group] if name in known else len(order))
 
 
 def _corruption_identity(

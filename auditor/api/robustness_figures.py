@@ -49,7 +49,7 @@ def draw(found: Robustness, name: str) -> Figure:
     row = found.overall.iloc[0]
     return accuracy_by_corruption(
         found.corruptions, found.by_type, clean=(row["clean"], row["clean_low"], row["clean_high"]),
-        chance=found.notes["chance"],
+        chance=found.notes["chance"], confidence=found.notes["settings"]["confidence"],
     )  # fmt: skip
 
 
@@ -136,14 +136,14 @@ def _networks(found: Robustness, measure: str) -> pd.DataFrame:
 
 
 def _correlation(found: Robustness, measure: str) -> str:
-    table = found.association
+    table, level = found.association, f"{100 * found.notes['settings']['confidence']:g} % intervals"
     row = table[table["measure"] == measure].iloc[0]
     if np.isnan(row["rho"]):
-        return "Bars: 95 % intervals over images."
+        return f"Bars: {level} over images."
     text = f"Against selectivity: rho {row['rho']:.2f} [{row['rho_low']:.2f}, {row['rho_high']:.2f}]"
     if not np.isnan(row["partial_rho"]):
         text += (
             f"; clean accuracy held fixed {row['partial_rho']:.2f} "
             f"[{row['partial_rho_low']:.2f}, {row['partial_rho_high']:.2f}]"
         )
-    return f"{text}; {int(row['n_networks'])} networks. Bars: intervals over images."
+    return f"{text}; {int(row['n_networks'])} networks. Bars: over images. {level}."

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from auditor.api.robustness_networks import Loader, Network, by_pixels, check_source, next_seed
-from auditor.api.robustness_settings import LEVELS, RobustnessSettings
+from auditor.api.robustness_settings import ATTACKS, LEVELS, RobustnessSettings
 from auditor.api.score_images import Part, ScoreImages
 from auditor.data import LabelledData
+from auditor.errors import ModelError
 from auditor.progress import Reporter, Task
 from auditor.registry import registry
 from auditor.robustness.attacks import fgsm, pgd
@@ -93,6 +94,22 @@ class Measurement:
             self._images = {key: ScoreImages(self.data, transform, self.loader.execution, memory=IMAGE_MEMORY)}
         return self._images[key]
 
+    def check_gradients(self, network: Network) -> None:
+        """Raise an error unless the logits of a network depend on its pixels in a way that can be followed back.
+
+        Raises
+        ------
+        ModelError
+        """
+        with self.loader.open(network) as (model,), torch.enable_grad():
+            pixels = self.images(network).first(1).detach().clone().requires_grad_()
+            if not model(pixels).requires_grad:
+                raise ModelError(
+                    f"The logits of {network.name} have no gradient with respect to its pixels.",
+                    wanted="a network that PyTorch can differentiate",
+                    fix="Measure corruptions alone: --attacks none --no-jacobian.",
+                )
+
     def clean(self, networks: Sequence[Network]) -> dict[str, Right]:
         """Which images are classified correctly as they are, by network."""
         missing = [one for one in networks if self._get(f"{one.key}@clean") is None]
@@ -100,15 +117,13 @@ class Measurement:
             with self.reporter.task("Intact", len(missing) * len(self.ids), "images") as task:
                 for group in by_pixels(missing):
                     for some in self.loader.chunks(group):
-                        self._predict(some, "clean", None, task)
+                        self._predict(some, None, task)
         return {one.name: self.right(f"{one.key}@clean") for one in networks}
 
     def corrupted(self, networks: Sequence[Network], names: Sequence[str]) -> dict[str, dict[tuple[str, int], Right]]:
         """Which images are classified correctly, by network, type and severity; networks share corrupted pixels."""
         conditions = [(name, severity) for name in names for severity in self.settings.severities]
-        missing = {
-            one.name: {c for c in conditions if self._get(f"{one.key}@{c[0]}@{c[1]}") is None} for one in networks
-        }
+        missing = {one.name: {c for c in conditions if self._get(corruption_key(one, *c)) is None} for one in networks}
         total = sum(map(len, missing.values())) * len(self.ids)
         if total:
             with self.reporter.task("Corruptions", total, "images") as task:
@@ -117,8 +132,8 @@ class Measurement:
                         for condition in conditions:
                             needy = [one for one in some if condition in missing[one.name]]
                             if needy:
-                                self._predict(needy, f"{condition[0]}@{condition[1]}", condition, task)
-        return {one.name: {c: self.right(f"{one.key}@{c[0]}@{c[1]}") for c in conditions} for one in networks}
+                                self._predict(needy, condition, task)
+        return {one.name: {c: self.right(corruption_key(one, *c)) for c in conditions} for one in networks}
 
     def attacked(self, networks: Sequence[Network], clean: Mapping[str, Right]) -> dict[str, dict[Attack, Right]]:
         """Which images survive each attack, by network."""
@@ -192,7 +207,7 @@ class Measurement:
             task.advance(len(part.rows))
         return norms
 
-    def _predict(self, networks: Sequence[Network], key: str, condition: tuple[str, int] | None, task: Task) -> None:
+    def _predict(self, networks: Sequence[Network], condition: tuple[str, int] | None, task: Task) -> None:
         """Classify the images, corrupted once for all of these networks, and keep which are right."""
         right = np.zeros((len(networks), len(self.ids)), dtype=bool)
         with self.loader.open(*networks) as models, torch.no_grad():
@@ -207,7 +222,8 @@ class Measurement:
                     right[place, part.rows] = is_right(model, pixels, part.labels)
                 task.advance(len(part.rows) * len(networks))
         for place, network in enumerate(networks):
-            self.cache.put(f"{network.key}@{key}", {"right": right[place]})
+            key = f"{network.key}@clean" if condition is None else corruption_key(network, *condition)
+            self.cache.put(key, {"right": right[place]})
 
     def _attack(
         self, network: Network, model: PixelModel, clean: Right, jobs: list[tuple[str, float]], task: Task
@@ -257,8 +273,15 @@ class Measurement:
         return right
 
 
+def corruption_key(network: Network, name: str, severity: int) -> str:
+    """What the results under a corruption are kept under; apart from those of an attack of the same name."""
+    kind = "corruption " if name in ATTACKS else ""
+    return f"{network.key}@{kind}{name}@{severity}"
+
+
 def is_right(model: PixelModel, pixels: Tensor, labels: Tensor) -> Right:
-    """Whether a network classifies each image correctly."""
+    """Whether a network classifies each image correctly; logits that are not numbers say nothing, which is wrong."""
     with torch.no_grad():
-        right: Right = (model(pixels).argmax(dim=1) == labels).cpu().numpy()
+        logits = model(pixels)
+        right: Right = ((logits.argmax(dim=1) == labels) & ~logits.isnan().any(dim=1)).cpu().numpy()
     return right

@@ -26,7 +26,7 @@ from auditor.api.robustness_tables import (
 )
 from auditor.api.robustness_words import summary_lines
 from auditor.api.workspace import MANIFEST, read_manifest
-from auditor.errors import RunError
+from auditor.errors import AuditorError, RunError
 from auditor.manifest import Manifest
 from auditor.store.files import read_json, write_csv, write_json
 
@@ -107,6 +107,13 @@ class Robustness:
     def is_sweep(self) -> bool:
         """Whether it is of the networks of a sweep."""
         return bool(self.notes["sweep"])
+
+    def is_whole(self) -> bool:
+        """Whether every table and the notes can be read; what cannot is written again."""
+        try:
+            return bool(self.notes) and all(getattr(self, name) is not None for name in TABLES)
+        except AuditorError:
+            return False
 
     @staticmethod
     def read_networks(path: Path) -> list[str] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from typing import Any
@@ -74,9 +74,11 @@ class RobustnessSettings:
                 )
         if self.attacks and not self.epsilons:
             raise OptionError("Attacks need an epsilon.", fix="--epsilons 0.25,0.5,1,2,4,8,16")
-        for steps in (*self.steps, self.pgd_steps):
+        for steps in self.steps:
             at_least("steps", steps, 1)
-        at_least("n_images", self.n_images, 2)
+        at_least("pgd_steps", self.pgd_steps, 1)
+        if self.n_images < 2:
+            raise OptionError("n_images must be at least 2.", got=str(self.n_images), fix="--images 2")
         check_confidence(self.confidence)
         for name in ("severities", "epsilons", "steps"):
             object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
@@ -92,6 +94,24 @@ class RobustnessSettings:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for the manifest."""
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+
+def numbers(name: str, values: Iterable[float] | str, *, whole: bool = False) -> tuple[float, ...]:
+    """Numbers of an option; none is cut to a whole one or read out of a text.
+
+    Raises
+    ------
+    OptionError
+        If they are not numbers, or not whole where they must be.
+    """
+    try:
+        found = None if isinstance(values, str) else tuple(float(value) for value in values)
+    except (TypeError, ValueError):
+        found = None
+    if found is None or (whole and any(value % 1 for value in found)):
+        wanted = f"{'whole ' if whole else ''}numbers such as (1, 2, 4)"
+        raise OptionError(f"These {name} cannot be used.", wanted=wanted, got=repr(values))
+    return found
 
 
 def chosen(names: str | Sequence[str], known: Sequence[str], kind: str) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.api.robustness_measure import Measurement, Right, is_right
+from auditor.api.robustness_measure import Measurement, Right, corruption_key, is_right
 from auditor.api.robustness_networks import Network, by_pixels
 from auditor.api.score_images import ScoreImages
 from auditor.data import LabelledData
@@ -79,7 +79,7 @@ class Stored:
         with work.reporter.task("Stored corruptions", len(rounds), "sets") as task:
             for condition, group in rounds:
                 name, severity = condition
-                keys = {one.name: f"{one.key}@{name}@{severity}" for one in group}
+                keys = {one.name: corruption_key(one, name, severity) for one in group}
                 needy = [one for one in group if work.cache.get(keys[one.name]) is None]
                 if needy:
                     data = self._data(name, severity, settings.n_images)

@@ -70,7 +70,8 @@ def association_table(networks: Sequence[Network], values: PerImage, confidence:
     names = [one.name for one in networks]
     rows = []
     for measure in _measures(values):
-        y = np.array([values[name][measure].mean() for name in names])
+        # Rounded, for sums in another order would break ties.
+        y = np.array([values[name][measure].mean() for name in names]).round(12)
         clean = np.array([values[name]["clean"].mean() for name in names])
         defined = np.isfinite(index)
         x, y, clean = index[defined], y[defined], clean[defined]
@@ -117,7 +118,8 @@ def partial_spearman(x: Floats, y: Floats, given: Floats, confidence: float = 0.
 def matched_table(networks: Sequence[Network], values: PerImage, confidence: float) -> pd.DataFrame:
     """Each measure by alpha, against the network of alpha 0 whose clean accuracy is nearest, within one point.
 
-    A control may serve several networks. Where none is near enough, the network is left out and counted.
+    A control may serve several networks, whose differences then hang together: ``n_controls`` of the pairs are of
+    different controls. Where none is near enough, the network is left out and counted.
     """
     clean = {one.name: float(values[one.name]["clean"].mean()) for one in networks}
     controls = [one.name for one in networks if one.alpha == 0]
@@ -142,6 +144,7 @@ def matched_table(networks: Sequence[Network], values: PerImage, confidence: flo
                     "alpha": alpha,
                     "n_networks": len(mine),
                     "unmatched": len(mine) - len(pairs),
+                    "n_controls": len({control for _, control in pairs}),
                     "clean_gap": gap,
                     **_difference(apart, confidence),
                 }

@@ -14,6 +14,7 @@ from auditor.api.robustness_networks import Network
 from auditor.api.robustness_settings import RobustnessSettings
 from auditor.registry import registry
 from auditor.robustness import masking
+from auditor.robustness.attacks import ACROSS
 from auditor.robustness.masking import Check
 from auditor.robustness.ratios import corruption_error, mean_share, ratio_of_means, ratio_of_samples, relative_accuracy
 from auditor.stats.intervals import Interval, paired_mean_interval, wilson
@@ -116,12 +117,20 @@ def masking_checks(survival: Survival, settings: RobustnessSettings) -> list[Che
         masking.never_rises("epsilon", with_clean, "epsilon", level),
         masking.falls(curves, survival.clean, level),
         masking.never_rises("steps", {"PGD": {float(n): right for n, right in by_steps.items()}}, "steps", level),
-        masking.iterations(curves.get("FGSM", {}), curves.get("PGD", {}), level),
+        _iterations(curves, settings),
     ]
     if survival.transferred is None:
-        return [*checks, masking.not_checked("transfer", "no other network of the same training but for its seed")]
+        alone = "no other network of the same training but for its seed"
+        return [*checks, masking.not_checked("transfer", alone if "pgd" in settings.attacks else "no PGD")]
     white = attacked["pgd", settings.step_epsilon, settings.pgd_steps]
     return [*checks, masking.transfer(white, survival.transferred, survival.source, level)]
+
+
+def _iterations(curves: Mapping[str, Mapping[float, NDArray[np.bool_]]], settings: RobustnessSettings) -> Check:
+    if "pgd" in settings.attacks and settings.pgd_steps < ACROSS:
+        why = f"{settings.pgd_steps} steps of PGD do not cross the ball, {ACROSS} do"
+        return masking.not_checked("iterations", why)
+    return masking.iterations(curves.get("FGSM", {}), curves.get("PGD", {}), settings.confidence)
 
 
 def by_epsilon(

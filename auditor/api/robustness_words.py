@@ -90,6 +90,8 @@ def _sweep(found: Robustness, level: str) -> list[str]:
             f"At matched clean accuracy: {total - unmatched} of {total} networks have a network of alpha 0 within one "
             "point" + (f"; the other {unmatched} have none and are left out." if unmatched else ".")
         )
+        if "n_controls" in each and (each["n_controls"] < each["n_pairs"]).any():
+            lines.append("Some share that network, so that their intervals over seeds are too narrow (n_controls).")
     single = (found.alphas["n_seeds"] == 1).any()
     if single:
         lines.append("Alphas with one seed have no interval over trainings; their differences are over images.")
@@ -111,7 +113,7 @@ def _masking(found: Robustness) -> list[str]:
     if unchecked:
         lines.append(
             f"Transfer from another network was not checked for {unchecked} of {len(transfer)}: "
-            "--transfer-from RUN names one."
+            + ("--transfer-from RUN names one." if "pgd" in found.notes["settings"]["attacks"] else "it needs PGD.")
         )
     return lines
 

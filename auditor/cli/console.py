@@ -113,8 +113,9 @@ def print_table(title: str, columns: Sequence[tuple[str, str]], rows: Sequence[S
     """
     table = Table(title=escape(title), title_justify="left", title_style="bold", header_style="bold")
     for i, (header, justify) in enumerate(columns):
-        # Names must stay whole to be copied; what follows may fold on a narrow terminal.
-        table.add_column(escape(header), justify=justify, overflow="fold", no_wrap=i == 0)  # type: ignore[arg-type]
+        # Names must stay whole to be copied, unless they leave no room; what follows may fold on a narrow terminal.
+        whole = i == 0 and all(len(row[0]) <= WIDTH // 2 for row in rows)
+        table.add_column(escape(header), justify=justify, overflow="fold", no_wrap=whole)  # type: ignore[arg-type]
     for row in rows:
         table.add_row(*(escape(cell) for cell in row))
     console = Console(highlight=False)

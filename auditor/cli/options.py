@@ -69,8 +69,8 @@ class Numbers(click.ParamType[tuple[float, ...]]):
         except (ValueError, ZeroDivisionError):
             numbers = ()
         if len(numbers) not in self.counts:
-            wanted = " or ".join(map(str, self.counts))
-            self.fail(f"{value!r} is not {wanted} numbers separated by commas.", param, ctx)
+            wanted = f"{' or '.join(map(str, self.counts))} numbers" if len(self.counts) <= 5 else "a list of numbers"
+            self.fail(f"{value!r} is not {wanted} separated by commas.", param, ctx)
         return numbers
 
 
@@ -205,7 +205,8 @@ training_options = options(
     ),
     in_group(
         "Training images",
-        limit_option,
+        click.option("--limit", type=int, metavar="N",
+                     help="Train and validate on at most N images per split, stratified."),
         click.option("--cache-images", default="auto", show_default=True,
                      help="Keep preprocessed images in memory: auto (if they fit), always or never."),
         max_bad_option,

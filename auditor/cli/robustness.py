@@ -26,7 +26,10 @@ class _Names(click.ParamType[str | list[str]]):
         """Split."""
         if not isinstance(value, str) or value in ("all", "none"):
             return value  # type: ignore[no-any-return]
-        return [name.strip() for name in value.split(",") if name.strip()]
+        names = [name.strip() for name in value.split(",") if name.strip()]
+        if not names:
+            self.fail(f"{value!r} holds no name; none asks for none.", param, ctx)
+        return names
 
 
 @click.command("robustness")

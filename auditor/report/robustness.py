@@ -22,7 +22,12 @@ SHADES = LinearSegmentedColormap.from_list("severity", ["#9ECAE9", BLUE, "#00243
 
 @styled
 def accuracy_by_corruption(
-    corruptions: DataFrame, by_type: DataFrame, *, clean: tuple[float, float, float], chance: float
+    corruptions: DataFrame,
+    by_type: DataFrame,
+    *,
+    clean: tuple[float, float, float],
+    chance: float,
+    confidence: float = 0.95,
 ) -> Figure:
     """Draw the accuracy of one network under each corruption, a dot for each severity, darker where it is stronger.
 
@@ -36,6 +41,8 @@ def accuracy_by_corruption(
         Accuracy on the images as they are, with the ends of its interval.
     chance : float
         One over the number of classes.
+    confidence : float
+        Of the intervals.
 
     Returns
     -------
@@ -77,7 +84,7 @@ def accuracy_by_corruption(
                 axes.axhline(row - 0.5, color=GREY, linewidth=0.6)
     axes.set_xlim(*_room([*corruptions["low"], *corruptions["high"], chance, clean[2]]))
     axes.xaxis.set_major_formatter(percent)
-    axes.set_xlabel("accuracy (%), 95 % interval over images")
+    axes.set_xlabel(f"accuracy (%), {100 * confidence:g} % interval over images")
     handles: list[Any] = [
         Line2D([], [], color=SHADES((s - 1) / 4), marker="o", markersize=4.2, linewidth=1.2, label=f"severity {s}")
         for s in severities

@@ -20,6 +20,8 @@ from auditor.errors import DataError, OptionError
 
 STEP_SHARE = 0.25
 """PGD's step as a share of epsilon."""
+ACROSS = 8
+"""Steps that cross the whole ball, wherever the start was; fewer may not reach what FGSM reaches."""
 
 
 def log_odds(logits: Tensor, labels: Tensor) -> Tensor:

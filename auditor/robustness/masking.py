@@ -102,9 +102,12 @@ def falls(curves: Mapping[str, Mapping[float, Right]], clean: Right, confidence:
         found.append((float(change.high), change, attack, largest))
     _, change, attack, largest = max(found, key=lambda one: one[0])
     detail = f"{attack}, clean to epsilon {largest:g}"
-    outcome: Outcome = "passed" if change.high < 0 else "failed" if largest >= ENOUGH else "not checked"
+    # Where few images are right as they are, even a fall to none lies within noise.
+    few = (change.estimate < 0 or not clean.any()) and accuracy_change(clean & False, clean, level).high >= 0
+    outcome: Outcome = "passed" if change.high < 0 else "not checked" if few or largest < ENOUGH else "failed"
     if outcome == "not checked":
-        detail += f": no fall, but below {ENOUGH:g} the attack may be too small"
+        why = "the attack may be too small" if largest < ENOUGH else f"{int(clean.sum())} images are right without it"
+        detail += f": no fall beyond noise, but {why}"
     return _check("falls", outcome, change, len(curves), detail)
 
 

@@ -16,12 +16,14 @@ from click.testing import CliRunner
 
 import auditor
 from auditor.api.robustness import robustness
-from auditor.api.robustness_measure import Measurement
+from auditor.api.robustness_measure import Measurement, is_right
 from auditor.cli.robustness import command
-from auditor.errors import OptionError, UnknownNameError
+from auditor.errors import ModelError, OptionError, UnknownNameError
 from auditor.hookspecs import hookimpl
+from auditor.models.preprocessing import Preprocessing
 from auditor.registry import registry
 from auditor.robustness.basic import GaussianNoise
+from auditor.robustness.pixels import PixelModel
 from auditor.robustness.seeds import corruption_seeds
 from auditor.store.blocks import BlockCache
 
@@ -142,6 +144,8 @@ def test_work_that_was_stopped_goes_on_and_ends_in_the_same_tables(
     assert [key for key in before if before[key] != after[key]] == [gone]
     for name in ("overall", "corruptions", "by_type", "attacks", "masking", "jacobian"):
         pd.testing.assert_frame_equal(getattr(again, name), getattr(found, name))
+    (folder / "overall.csv").unlink()
+    pd.testing.assert_frame_equal(robustness(run, reference=run, **QUICK).overall, found.overall)
     stamp = (folder / "overall.csv").stat().st_mtime_ns
     assert robustness(run, reference=run, **QUICK).path == folder
     assert (folder / "overall.csv").stat().st_mtime_ns == stamp
@@ -181,12 +185,66 @@ def test_stored_images_are_read_in_place_of_making_them(run: auditor.Run, tmp_pa
         robustness(run, stored=folder, corruptions=["fog"])
 
 
+def test_stored_images_may_be_named_like_an_attack_and_follow_their_groups(run: auditor.Run, tmp_path: Path) -> None:
+    data = run.data().limited(20)
+    rows = data.splits["score"]
+    clean = np.stack([np.asarray(data.read(int(row)).convert("RGB")) for row in rows])
+    np.save(tmp_path / "labels.npy", data.labels[rows])
+    for name in ("brightness", "contrast", "fgsm", "gaussian_noise", "pixelate"):
+        np.save(tmp_path / f"{name}.npy", np.concatenate([clean] * 5))
+    quick = {"severities": (1,), "attacks": ["fgsm"], "epsilons": (1,), "jacobian": False}
+    found = robustness(run, stored=tmp_path, n_images=20, **quick)
+    assert (found.corruptions["accuracy"] == found.overall["clean"].iloc[0]).all()
+    assert found.attacks["attack"].tolist() == ["fgsm"]
+    assert found.by_type["corruption"].tolist() == ["gaussian_noise", "brightness", "contrast", "pixelate", "fgsm"]
+
+
+class NoNumber(torch.nn.Module):
+    """Its logits are the means of the channels, and not numbers for a white picture."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        means = x.mean((2, 3))
+        return torch.where(means.amin(dim=1, keepdim=True) > 0.9, torch.nan, means)
+
+
+def test_logits_that_are_not_numbers_are_wrong() -> None:
+    model = PixelModel(NoNumber(), Preprocessing(input_size=(3, 2, 2), resize=(2,), mean=(0,) * 3, std=(1,) * 3))
+    pixels = torch.zeros(1, 3, 2, 2)
+    labels = torch.zeros(1, dtype=torch.int64)
+    assert is_right(model, pixels, labels).all()
+    assert not is_right(model, pixels + 1, labels).any()
+
+
+def test_networks_without_a_gradient_are_refused_before_any_work(
+    run: auditor.Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(PixelModel, "forward", lambda self, pixels: self.module(pixels).detach())
+    with pytest.raises(ModelError, match="no gradient"):
+        robustness(run, **QUICK)
+    assert not list(run.path.glob("robustness/*/per_image/*"))
+
+
+def test_few_steps_are_not_held_against_a_network(found: auditor.Robustness) -> None:
+    check = found.masking.set_index("check").loc["iterations"]
+    assert check["outcome"] == "not checked"
+    assert "4 steps of PGD do not cross the ball" in check["detail"]
+
+
 @pytest.mark.parametrize(
     "options, message",
     [
         ({"corruptions": ["gaussian_nose"]}, "gaussian_nose"),
         ({"attacks": ["cw"]}, "cw"),
         ({"severities": (6,)}, "five severities"),
+        ({"severities": (0,)}, "five severities"),
+        ({"severities": (1.5,)}, "whole numbers"),
+        ({"severities": 3}, "severities cannot be used"),
+        ({"epsilons": "16"}, "epsilons cannot be used"),
+        ({"epsilons": (-1,)}, "255ths"),
+        ({"epsilons": ("a",)}, "epsilons cannot be used"),
+        ({"steps": (1.5,)}, "whole numbers"),
+        ({"pgd_steps": 0}, "pgd_steps"),
+        ({"n_images": 0}, "--images 2"),
         ({"epsilons": (0,)}, "255ths"),
         ({"epsilons": ()}, "need an epsilon"),
         ({"steps": (0,)}, "steps"),
@@ -206,11 +264,13 @@ def test_command_prints_tables_and_one_document(run: auditor.Run) -> None:
                "--epsilons", "1,16", "--images", "20", "--quiet"]  # fmt: skip
     shown = CliRunner().invoke(command, options, catch_exceptions=False)
     assert shown.exit_code == 0
-    for text in ("contrast", "FGSM", "Checks for masked gradients", "Clean accuracy"):
+    for text in ("contrast", "FGSM", "Checks for masked gradients", "Clean accuracy", "1 of 1: it needs PGD"):
         assert text in shown.stdout
     printed = CliRunner().invoke(command, [*options, "--json"], catch_exceptions=False)
     assert json.loads(printed.stdout)["attacks"][0]["attack"] == "fgsm"
     assert CliRunner().invoke(command, [*options, "--sweep", "x", "--run", "base"]).exit_code == 2
+    assert "holds no name" in CliRunner().invoke(command, ["--corruptions", ","]).stderr
+    assert "'a' is not a list of numbers" in CliRunner().invoke(command, ["--epsilons", "a"]).stderr
 
 
 def test_defaults_of_command_and_verb_agree() -> None:

@@ -80,6 +80,16 @@ def test_association_is_scipys(networks: list[Network], values: Any) -> None:
     assert np.isnan(table.loc["clean", "partial_rho"])
 
 
+def test_equal_accuracies_are_ties_whatever_the_order_of_the_sums(networks: list[Network]) -> None:
+    parts = np.array([0.1, 0.2, 0.3])
+    values = {
+        one.name: {"clean": parts, "corrupted": parts[:: 1 - 2 * (k % 2)] + (k == 8)} for k, one in enumerate(networks)
+    }
+    assert parts.mean() != parts[::-1].mean()
+    expected = stats.spearmanr([one.mean_si[0] for one in networks], np.arange(9) == 8).statistic
+    assert association_table(networks, values, 0.95)["rho"].iloc[1] == pytest.approx(expected)
+
+
 def test_partial_correlation_is_that_of_residual_ranks() -> None:
     rng = np.random.default_rng(1)
     given = rng.normal(size=25)
@@ -113,6 +123,7 @@ def test_networks_are_matched_within_a_point_or_left_out(networks: list[Network]
     values = {name: {"clean": share(k), "corrupted": share(k // 2)} for name, k in clean.items()}
     table = matched_table(networks, values, 0.95).set_index("alpha")
     low = table.loc[-2.0]
+    assert low["n_controls"] == 2
     assert (low["n_pairs"], low["unmatched"]) == (2, 1)  # 912 with 910, 905 with 900; 931 is 11 from 920
     assert low["clean_gap"] == pytest.approx((0.002 + 0.005) / 2)
     assert low["difference"] == pytest.approx((456 - 455 + 452 - 450) / 2 / 1000)
@@ -122,7 +133,11 @@ def test_networks_are_matched_within_a_point_or_left_out(networks: list[Network]
 
 
 @pytest.mark.slow
-def test_sweep_is_measured_checked_by_transfer_and_extended(shared_runs: Path, tmp_path: Path) -> None:
+def test_sweep_is_measured_checked_by_transfer_and_extended(
+    shared_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kind in (auditor.Run, auditor.Sweep):  # figures of the training are others' to test, and take their time
+        monkeypatch.setattr(kind, "save_figures", lambda _: [])
     shutil.copytree(shared_runs / "base", tmp_path / "base")
     run = auditor.Run.open("base", runs=tmp_path)
     training: dict[str, Any] = {"epochs": 1, "limit": 60}

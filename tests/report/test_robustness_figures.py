@@ -83,8 +83,9 @@ def flaws(figure: Figure) -> list[str]:
 def test_types_have_rows_and_severities_shades() -> None:
     table = corruptions()
     means = table.groupby("corruption", sort=False, as_index=False)[["accuracy", "low", "high"]].mean()
-    figure = accuracy_by_corruption(table, means, clean=(0.93, 0.9, 0.95), chance=0.1)
+    figure = accuracy_by_corruption(table, means, clean=(0.93, 0.9, 0.95), chance=0.1, confidence=0.9)
     (axes,) = figure.axes
+    assert "90 % interval" in axes.get_xlabel()
     assert [label.get_text() for label in axes.get_yticklabels()] == ["gaussian noise", "fog", "contrast",
                                                                       "gaussian blur"]  # fmt: skip
     dots = [line for line in axes.lines if line.get_marker() == "o"]

@@ -75,3 +75,13 @@ def test_verdict_needs_no_failure_and_one_success() -> None:
     assert masking.verdict([passed, skipped]) == "passed"
     assert masking.verdict([passed, failed]) == "failed"
     assert masking.verdict([skipped]) == "not checked"
+
+
+def test_few_right_images_are_no_sign_of_masking_unless_nothing_changes_them() -> None:
+    clean = np.arange(60) < 6  # chance among ten classes
+    none = np.zeros(60, dtype=bool)
+    check = masking.falls({"FGSM": {16.0: none}, "PGD": {16.0: none}}, clean, 0.95)
+    assert check.outcome == "not checked"
+    assert "6 images are right without it" in check.detail
+    assert masking.falls({"FGSM": {16.0: clean}, "PGD": {16.0: none}}, clean, 0.95).outcome == "failed"
+    assert masking.falls({"FGSM": {16.0: none}}, none, 0.95).outcome == "not checked"

@@ -74,10 +74,22 @@ def become(order: dict[str, Any]) -> list[str]:
         from auditor.api.run import Run
 
         Run.save_figures = lambda _: []  # type: ignore[method-assign]
+        if order["argv"][0] == "sweep":
+            from auditor.api import finetune
+            from auditor.api.compare import Comparison
+            from auditor.api.sweep import Sweep
+
+            finetune._save_history_figure = lambda _: None
+            Comparison.save = lambda *_: None  # type: ignore[method-assign]
+            Sweep.save_figures = lambda _: []  # type: ignore[method-assign]
         if order["argv"][0] == "audit":
             from auditor.api.audit_result import Audit
 
             Audit.save_figures = lambda _: []  # type: ignore[method-assign]
+        if order["argv"][0] == "robustness":
+            from auditor.api.robustness_result import Robustness
+
+            Robustness.save_figures = lambda _: []  # type: ignore[method-assign]
     return list(order["argv"])
 
 
