@@ -17,7 +17,7 @@ import pluggy
 if TYPE_CHECKING:
     from auditor.ablation.edits import Edit
     from auditor.data.base import DataSource
-    from auditor.robustness.base import Corruption
+    from auditor.perturbations.base import Corruption
     from auditor.selectivity.base import AnyMetric
     from auditor.training.metrics import TrainingMetric
 
@@ -50,7 +50,7 @@ def auditor_edits() -> Sequence[Edit]:  # type: ignore[empty-body]
 
 @hookspec
 def auditor_corruptions() -> Sequence[Corruption]:  # type: ignore[empty-body]
-    """Natural corruptions of images, each an instance of :class:`auditor.robustness.base.Corruption`."""
+    """Natural corruptions of images, each an instance of :class:`auditor.perturbations.base.Corruption`."""
 
 
 @hookspec

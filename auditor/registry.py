@@ -16,7 +16,7 @@ from auditor.errors import PluginError, unknown_name
 if TYPE_CHECKING:
     from auditor.ablation.edits import Edit
     from auditor.data.base import DataSource
-    from auditor.robustness.base import Corruption
+    from auditor.perturbations.base import Corruption
     from auditor.selectivity.base import AnyMetric
     from auditor.training.metrics import TrainingMetric
 
@@ -25,7 +25,7 @@ BUILTIN_PLUGINS = (
     "auditor.selectivity.builtin",
     "auditor.data.builtin",
     "auditor.ablation.builtin",
-    "auditor.robustness.builtin",
+    "auditor.perturbations.builtin",
     "auditor.training.builtin",
 )
 

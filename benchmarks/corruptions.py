@@ -32,8 +32,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from auditor.perturbations.seeds import corruption_seeds
 from auditor.registry import registry
-from auditor.robustness.seeds import corruption_seeds
 
 SIZES = (32, 64, 224)
 OWN_DRAWS = ("frost", "impulse_noise")

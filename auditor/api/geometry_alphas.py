@@ -39,11 +39,10 @@ def over_seeds(table: pd.DataFrame, keys: Sequence[str], columns: Sequence[str],
     found = table[table["alpha"].notna()]
     rows = []
     for where, mine in found.groupby([*keys, "alpha"], sort=False):
-        where = where if isinstance(where, tuple) else (where,)
-        alpha, own = float(where[-1]), mine.set_index("seed")
-        same = (found[list(keys)] == pd.Series(dict(zip(keys, where, strict=False)))).all(axis=1)
+        alpha, own = float(mine["alpha"].iloc[0]), mine.set_index("seed")
+        same = (found[list(keys)] == pd.Series(dict(zip(keys, where[:-1], strict=True)))).all(axis=1)
         controls = found[same & (found["alpha"] == 0)].set_index("seed")
-        seeds = [] if alpha == 0 else own.index.intersection(controls.index)
+        seeds: list[Any] = [] if alpha == 0 else list(own.index.intersection(controls.index))
         row: dict[str, Any] = dict(zip([*keys, "alpha"], where, strict=True)) | {"n_seeds": len(mine)}
         for column in columns:
             row |= _mean(column, own[column].to_numpy(dtype=np.float64), confidence)
@@ -142,9 +141,12 @@ def _association(
 ) -> dict[str, Any] | None:
     both = [(index[str(name)], value) for name, value in values.items()]
     both = [pair for pair in both if np.isfinite(pair).all()]
+    if len(both) < 2:
+        return None
+    x, y = np.array(both, dtype=np.float64).T
     try:
-        rho, low, high = map(float, spearman_interval(*np.array(both, dtype=np.float64).T, confidence))
-    except (DataError, TypeError):  # fewer than two networks, or all alike
+        rho, low, high = map(float, spearman_interval(x, y, confidence))
+    except DataError:  # all alike
         return None
     return {
         "measure": measure, "condition": condition, "layers": layers, "n_networks": len(both),

@@ -65,7 +65,7 @@ def _norms(
                 (batch,) = images.batches(index[start : start + size])
                 stored = input_unit_gradients(
                     images.model.module, batch.images, sites, units, forward=images.model
-                )  # type: ignore[assignment]  # fmt: skip
+                )  # fmt: skip
                 assert stored is not None
                 blocks.put(key, stored)
             parts.append(stored)

@@ -19,11 +19,11 @@ from auditor.api.run import Run
 from auditor.data import LabelledData
 from auditor.hooks.capture import capture
 from auditor.models.trace import evaluating
+from auditor.perturbations.attacks import pgd
+from auditor.perturbations.pixels import PixelModel, pixel_transform, to_channels, to_colour
+from auditor.perturbations.seeds import corruption_seeds
 from auditor.progress import Reporter
 from auditor.registry import registry
-from auditor.robustness.attacks import pgd
-from auditor.robustness.pixels import PixelModel, pixel_transform, to_channels, to_colour
-from auditor.robustness.seeds import corruption_seeds
 from auditor.store.blocks import BlockCache
 from auditor.store.reader import StoreReader
 from auditor.store.shards import ShardedReader
@@ -70,7 +70,9 @@ class CleanResponses:
 
     @cached_property
     def _store(self) -> StoreReader | ShardedReader:
-        return self._stack.enter_context(self._run.store())
+        store: StoreReader | ShardedReader = self._run.store()
+        self._stack.enter_context(store)
+        return store
 
     @cached_property
     def _row_of(self) -> dict[str, int]:

@@ -82,7 +82,7 @@ def _one_network(result: Geometry) -> list[str]:
         )
     if "probes" in result.parts:
         mine = result.probes[result.probes["run"] == name]
-        best = mine.loc[mine["accuracy"].idxmax()]
+        best = mine.iloc[int(mine["accuracy"].to_numpy().argmax())]
         lines.append(
             f"Linear probes: {best['accuracy']:.1%} [{best['low']:.1%}, {best['high']:.1%}] at {best['site']}, the "
             f"highest of {len(mine)} layers (interval over images, not corrected for the choice)."
@@ -134,7 +134,7 @@ def _similarity(result: Geometry) -> list[str]:
 
 def _is_told(row: dict[Any, Any]) -> bool:
     """Whether a correlation is worth a sentence; all are in the table."""
-    return row["measure"] != "components_95" and row["condition"] != WHOLE
+    return bool(row["measure"] != "components_95" and row["condition"] != WHOLE)
 
 
 def _association(row: dict[Any, Any]) -> str:

@@ -40,9 +40,9 @@ from auditor.api.workspace import claim, locked, write_manifest
 from auditor.data import LabelledData
 from auditor.errors import OptionError
 from auditor.manifest import Manifest, provenance
+from auditor.perturbations.base import GROUPS, SEVERITIES
 from auditor.progress import QUIET, Reporter
 from auditor.registry import registry
-from auditor.robustness.base import GROUPS, SEVERITIES
 from auditor.store.blocks import BlockCache
 
 if TYPE_CHECKING:

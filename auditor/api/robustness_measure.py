@@ -16,12 +16,12 @@ from auditor.api.robustness_settings import ATTACKS, LEVELS, RobustnessSettings
 from auditor.api.score_images import Part, ScoreImages
 from auditor.data import LabelledData
 from auditor.errors import ModelError
+from auditor.perturbations.attacks import fgsm, pgd
+from auditor.perturbations.jacobian import MOST_EXACT, PROJECTIONS, jacobian_norm
+from auditor.perturbations.pixels import PixelModel, pixel_transform, to_channels, to_colour
+from auditor.perturbations.seeds import corruption_seeds
 from auditor.progress import Reporter, Task
 from auditor.registry import registry
-from auditor.robustness.attacks import fgsm, pgd
-from auditor.robustness.jacobian import MOST_EXACT, PROJECTIONS, jacobian_norm
-from auditor.robustness.pixels import PixelModel, pixel_transform, to_channels, to_colour
-from auditor.robustness.seeds import corruption_seeds
 from auditor.store.blocks import BlockCache
 
 IMAGE_MEMORY = 1024**3

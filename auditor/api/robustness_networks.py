@@ -15,7 +15,7 @@ from auditor.api.run import Run
 from auditor.errors import ModelError, OptionError, RunError
 from auditor.models.preprocessing import Preprocessing
 from auditor.models.trace import evaluating
-from auditor.robustness.pixels import PixelModel, pixel_identity
+from auditor.perturbations.pixels import PixelModel, pixel_identity
 
 if TYPE_CHECKING:
     from auditor.api.sweep import Sweep

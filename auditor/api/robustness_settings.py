@@ -9,8 +9,8 @@ from typing import Any
 
 from auditor.api.settings import at_least, check_confidence
 from auditor.errors import OptionError, unknown_name
+from auditor.perturbations.base import SEVERITIES
 from auditor.registry import registry
-from auditor.robustness.base import SEVERITIES
 
 ATTACKS = ("fgsm", "pgd")
 EPSILONS = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0)

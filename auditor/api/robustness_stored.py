@@ -15,8 +15,8 @@ from auditor.api.robustness_networks import Network, by_pixels
 from auditor.api.score_images import ScoreImages
 from auditor.data import LabelledData
 from auditor.errors import OptionError
-from auditor.robustness import stored
-from auditor.robustness.pixels import pixel_transform
+from auditor.perturbations import stored
+from auditor.perturbations.pixels import pixel_transform
 
 SAMPLED = 3
 """Images of each type and severity that tell one folder's content from another's."""
@@ -103,7 +103,7 @@ class Stored:
 
 
 def open_stored(folder: Path, classes: tuple[str, ...]) -> Stored:
-    """Open a folder; see :func:`auditor.robustness.stored.open_stored`."""
+    """Open a folder; see :func:`auditor.perturbations.stored.open_stored`."""
     return Stored(stored.open_stored(folder, classes), classes)
 
 

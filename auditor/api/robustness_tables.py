@@ -12,11 +12,17 @@ from numpy.typing import NDArray
 from auditor.api.robustness_measure import Attack, Survival
 from auditor.api.robustness_networks import Network
 from auditor.api.robustness_settings import RobustnessSettings
+from auditor.perturbations import masking
+from auditor.perturbations.attacks import ACROSS
+from auditor.perturbations.masking import Check
+from auditor.perturbations.ratios import (
+    corruption_error,
+    mean_share,
+    ratio_of_means,
+    ratio_of_samples,
+    relative_accuracy,
+)
 from auditor.registry import registry
-from auditor.robustness import masking
-from auditor.robustness.attacks import ACROSS
-from auditor.robustness.masking import Check
-from auditor.robustness.ratios import corruption_error, mean_share, ratio_of_means, ratio_of_samples, relative_accuracy
 from auditor.stats.intervals import Interval, paired_mean_interval, wilson
 
 Found = Sequence[tuple[Network, Survival]]
@@ -106,7 +112,7 @@ def attack_table(found: Found, confidence: float) -> pd.DataFrame:
 
 
 def masking_checks(survival: Survival, settings: RobustnessSettings) -> list[Check]:
-    """Checks of one network; see :mod:`auditor.robustness.masking`."""
+    """Checks of one network; see :mod:`auditor.perturbations.masking`."""
     if not survival.attacked:
         return [masking.not_checked("epsilon", "no attack")]
     level, attacked = settings.confidence, survival.attacked

@@ -203,7 +203,7 @@ def _rows(axes: Axes, sites: Sequence[str], series: Sequence[Series], label: str
     stripes(axes, len(sites))
     shifts = np.linspace(-0.22, 0.22, len(series)) if len(series) > 1 else np.zeros(1)
     for shift, one in zip(shifts, series, strict=True):
-        mine = one.table.set_index("site").reindex(sites)
+        mine = one.table.set_index("site").reindex(list(sites))
         y = np.arange(len(sites)) + shift
         if f"{one.column}_low" in mine:
             low, high = (mine[f"{one.column}{end}"].to_numpy(dtype=float) for end in ("_low", "_high"))

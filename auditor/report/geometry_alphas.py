@@ -160,14 +160,14 @@ def _lines(
     shifts = np.linspace(-0.12, 0.12, len(colours)) if len(colours) > 1 else np.zeros(1)
     cut = False
     for shift, (alpha, colour) in zip(shifts, colours.items(), strict=True):
-        mine = panel.table[panel.table["alpha"] == alpha].set_index("site").reindex(sites)
+        mine = panel.table[panel.table["alpha"] == alpha].set_index("site").reindex(list(sites))
         x = np.arange(len(sites)) + shift
         mean, low, high = (mine[f"{panel.column}{end}"].to_numpy(dtype=float) for end in ("", "_low", "_high"))
         axes.vlines(x, low, high, color=colour, linewidth=0.9, alpha=0.7)
         axes.plot(x, mean, "-o", color=colour, markersize=3.4, linewidth=2.0 if alpha == 0 else 1.2)
         cut |= bool((low < bottom).any() or (high > top).any())
     if panel.floor is not None:
-        floor = panel.table.groupby("site", sort=False)[panel.floor].mean().reindex(sites)
+        floor = panel.table.groupby("site", sort=False)[panel.floor].mean().reindex(list(sites))
         axes.plot(range(len(sites)), floor, color=GREY, linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
     names = tell_apart(sites, 20)
     crowded = sum(map(len, names)) > 28

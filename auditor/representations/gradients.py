@@ -97,4 +97,5 @@ def input_unit_gradients(
 def _norm(response: Tensor, leaf: Tensor) -> Tensor:
     """Norm of each image's gradient; images do not depend on one another, so one pass does for all."""
     (gradient,) = torch.autograd.grad(response.sum(), leaf, retain_graph=True)
-    return gradient.flatten(1).float().norm(dim=1)
+    norm: Tensor = gradient.flatten(1).float().norm(dim=1)
+    return norm

@@ -21,10 +21,10 @@ from auditor.cli.robustness import command
 from auditor.errors import ModelError, OptionError, UnknownNameError
 from auditor.hookspecs import hookimpl
 from auditor.models.preprocessing import Preprocessing
+from auditor.perturbations.basic import GaussianNoise
+from auditor.perturbations.pixels import PixelModel
+from auditor.perturbations.seeds import corruption_seeds
 from auditor.registry import registry
-from auditor.robustness.basic import GaussianNoise
-from auditor.robustness.pixels import PixelModel
-from auditor.robustness.seeds import corruption_seeds
 from auditor.store.blocks import BlockCache
 
 QUICK: dict[str, Any] = {

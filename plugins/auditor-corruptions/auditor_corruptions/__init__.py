@@ -9,7 +9,7 @@ for 64 and ``make_imagenet_c.py`` for 224.
 from __future__ import annotations
 
 from auditor.hookspecs import hookimpl
-from auditor.robustness.base import Corruption
+from auditor.perturbations.base import Corruption
 from auditor_corruptions.colour import Saturate
 from auditor_corruptions.elastic import ElasticTransform
 from auditor_corruptions.focus import DefocusBlur

@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
+from auditor.perturbations.base import Corruption, Group, Table
 
 
 class Saturate(Corruption):

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.draws import drawn
-from auditor.robustness.filters import gaussian_blur
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.draws import drawn
+from auditor.perturbations.filters import gaussian_blur
 
 
 class ElasticTransform(Corruption):

@@ -12,7 +12,7 @@ from scipy.ndimage import correlate1d
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from auditor.robustness.base import Corruption, Group, Table
+from auditor.perturbations.base import Corruption, Group, Table
 
 
 class DefocusBlur(Corruption):

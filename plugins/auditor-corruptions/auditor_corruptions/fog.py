@@ -8,8 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.draws import drawn
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.draws import drawn
 
 
 class Fog(Corruption):

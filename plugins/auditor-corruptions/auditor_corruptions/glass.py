@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.draws import drawn
-from auditor.robustness.filters import gaussian_blur
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.draws import drawn
+from auditor.perturbations.filters import gaussian_blur
 
 
 class GlassBlur(Corruption):

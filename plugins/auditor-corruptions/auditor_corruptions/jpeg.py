@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.pictures import through_pillow
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.pictures import through_pillow
 
 
 class JpegCompression(Corruption):

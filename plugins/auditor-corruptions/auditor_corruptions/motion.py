@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.draws import uniform
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.draws import uniform
 
 
 class MotionBlur(Corruption):

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.draws import drawn, uniform
-from auditor.robustness.filters import separable
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.draws import drawn, uniform
+from auditor.perturbations.filters import separable
 from auditor_corruptions.motion import motion_blur
 from auditor_corruptions.zoom import zoom_matrix
 

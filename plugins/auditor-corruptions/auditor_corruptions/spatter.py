@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.draws import drawn
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.draws import drawn
 from auditor_corruptions.water import glints
 
 WATER = (175 / 255, 238 / 255, 238 / 255)

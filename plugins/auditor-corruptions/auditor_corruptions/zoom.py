@@ -11,8 +11,8 @@ import torch
 from scipy.ndimage import zoom
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.filters import separable
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.filters import separable
 
 
 class ZoomBlur(Corruption):

@@ -13,7 +13,7 @@ from PIL import Image
 from scipy import ndimage, stats
 
 import auditor_corruptions as plugin
-from auditor.robustness.base import SEVERITIES
+from auditor.perturbations.base import SEVERITIES
 from auditor_corruptions.elastic import affine, displaced
 from auditor_corruptions.focus import disk, mirrored
 from auditor_corruptions.fog import plasma

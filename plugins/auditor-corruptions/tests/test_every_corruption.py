@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 import auditor_corruptions as plugin
+from auditor.perturbations.base import SEVERITIES, Corruption
+from auditor.perturbations.builtin import auditor_corruptions as builtin
 from auditor.registry import Registry
-from auditor.robustness.base import SEVERITIES, Corruption
-from auditor.robustness.builtin import auditor_corruptions as builtin
 
 STANDARD = {
     "noise": {"gaussian_noise", "shot_noise", "impulse_noise"},

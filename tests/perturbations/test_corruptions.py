@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from auditor.errors import DataError, OptionError
+from auditor.perturbations.base import GROUPS, SEVERITIES, Corruption
+from auditor.perturbations.basic import Brightness, Contrast, GaussianBlur, GaussianNoise, Pixelate
+from auditor.perturbations.builtin import auditor_corruptions
+from auditor.perturbations.filters import gaussian_blur
+from auditor.perturbations.pictures import through_pillow
+from auditor.perturbations.seeds import corruption_seeds
 from auditor.registry import Registry
-from auditor.robustness.base import GROUPS, SEVERITIES, Corruption
-from auditor.robustness.basic import Brightness, Contrast, GaussianBlur, GaussianNoise, Pixelate
-from auditor.robustness.builtin import auditor_corruptions
-from auditor.robustness.filters import gaussian_blur
-from auditor.robustness.pictures import through_pillow
-from auditor.robustness.seeds import corruption_seeds
 
 BUILTIN = auditor_corruptions()
 by_name = pytest.mark.parametrize("corruption", BUILTIN, ids=repr)

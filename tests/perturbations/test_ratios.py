@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from auditor.errors import DataError
-from auditor.robustness.ratios import (
+from auditor.perturbations.ratios import (
     accuracy_change,
     corruption_error,
     mean_share,

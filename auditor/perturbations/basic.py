@@ -13,10 +13,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from auditor.robustness.base import Corruption, Group, Table
-from auditor.robustness.draws import normal
-from auditor.robustness.filters import gaussian_blur
-from auditor.robustness.pictures import through_pillow
+from auditor.perturbations.base import Corruption, Group, Table
+from auditor.perturbations.draws import normal
+from auditor.perturbations.filters import gaussian_blur
+from auditor.perturbations.pictures import through_pillow
 
 
 class GaussianNoise(Corruption):

@@ -17,7 +17,7 @@ from auditor.data.base import printable
 from auditor.data.decode import read_image
 from auditor.data.folder import IMAGE_SUFFIXES
 from auditor.errors import DataError, OptionError, unknown_name
-from auditor.robustness.base import SEVERITIES
+from auditor.perturbations.base import SEVERITIES
 
 _LAYOUTS = "TYPE.npy and labels.npy (CIFAR-10-C), or TYPE/SEVERITY/CLASS/IMAGE (ImageNet-C)"
 _LABELS = "labels.npy"

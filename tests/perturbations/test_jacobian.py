@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from auditor.errors import DataError, OptionError
-from auditor.robustness.jacobian import jacobian_norm
+from auditor.perturbations.jacobian import jacobian_norm
 
 
 def full(model: nn.Module, pixels: torch.Tensor) -> np.ndarray:

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from auditor.errors import DataError, OptionError, UnknownNameError
-from auditor.robustness.stored import open_stored
+from auditor.perturbations.stored import open_stored
 
 CLASSES = ("cat", "dog", "owl")
 N = 4

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from auditor.errors import DataError, OptionError
-from auditor.robustness.attacks import fgsm, log_odds, pgd, random_start
+from auditor.perturbations.attacks import fgsm, log_odds, pgd, random_start
 
 EPSILON = 4 / 255
 

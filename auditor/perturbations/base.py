@@ -76,7 +76,7 @@ class Corruption(ABC):
         severity : int
             1 to 5.
         seeds : sequence of int
-            One per image; see :func:`auditor.robustness.seeds.corruption_seeds`.
+            One per image; see :func:`auditor.perturbations.seeds.corruption_seeds`.
 
         Returns
         -------

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from auditor.robustness import masking
+from auditor.perturbations import masking
 
 N = 400
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from auditor.hookspecs import hookimpl
-from auditor.robustness.base import Corruption
-from auditor.robustness.basic import Brightness, Contrast, GaussianBlur, GaussianNoise, Pixelate
+from auditor.perturbations.base import Corruption
+from auditor.perturbations.basic import Brightness, Contrast, GaussianBlur, GaussianNoise, Pixelate
 
 
 @hookimpl

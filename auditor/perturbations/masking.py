@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.robustness.ratios import accuracy_change
+from auditor.perturbations.ratios import accuracy_change
 from auditor.stats.intervals import Interval
 
 Outcome = Literal["passed", "failed", "not checked"]

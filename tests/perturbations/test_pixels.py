@@ -12,7 +12,7 @@ from torch import nn
 
 from auditor.errors import DataError
 from auditor.models.preprocessing import Preprocessing
-from auditor.robustness.pixels import PixelModel, pixel_identity, pixel_transform, to_channels, to_colour
+from auditor.perturbations.pixels import PixelModel, pixel_identity, pixel_transform, to_channels, to_colour
 
 PLANS = {
     "center": Preprocessing((3, 24, 24), (30,)),
