@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from shutil import disk_usage
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -152,19 +152,7 @@ class Images:
         self._device = execution.torch_device()
         self._skips = skips
         dataset = ImageDataset(data, index, transform, skip=() if skips is None else skips.rows)
-        workers = execution.workers
-        if workers is None:
-            workers = choose_workers(dataset, execution.batch_size, on_cpu=self._device.type == "cpu")
-        self._loader = DataLoader(
-            dataset,
-            batch_size=execution.batch_size,
-            num_workers=workers,
-            prefetch_factor=AHEAD if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=self._device.type == "cuda",
-            collate_fn=collate,
-            generator=torch.Generator(),  # else every pass would move the caller's random state on
-        )
+        self._loader = image_loader(dataset, execution, execution.batch_size, batch_size=execution.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         device, ended = self._device, False
@@ -193,6 +181,34 @@ class Images:
             bad.append((failure.index, failure.error))
         if bad and self._skips is not None:
             self._skips.add(bad)
+
+
+def image_loader(dataset: ImageDataset, execution: Execution, size: int, **batching: Any) -> DataLoader[Any]:
+    """Make a loader whose processes read ahead, if that pays, and that leaves the caller's random state alone.
+
+    Parameters
+    ----------
+    dataset : ImageDataset
+    execution : Execution
+    size : int
+        About how many images make a batch.
+    **batching
+        ``batch_size`` or ``batch_sampler``.
+    """
+    on_cpu = execution.torch_device().type == "cpu"
+    workers = execution.workers
+    if workers is None:
+        workers = choose_workers(dataset, size, on_cpu=on_cpu)
+    return DataLoader(
+        dataset,
+        num_workers=workers,
+        prefetch_factor=AHEAD if workers else None,
+        persistent_workers=workers > 0,
+        pin_memory=execution.torch_device().type == "cuda",
+        collate_fn=collate,
+        generator=torch.Generator(),
+        **batching,
+    )
 
 
 def batches(

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
-from auditor.api.forward import AHEAD, Execution, Images, Transform, choose_workers, load_split
+from auditor.api.forward import Execution, Images, Transform, image_loader, load_split
 from auditor.api.models import Prepared
 from auditor.api.skips import Skips
 from auditor.data import LabelledData
-from auditor.data.torch_data import ImageDataset, collate
+from auditor.data.torch_data import ImageDataset
 from auditor.errors import DataError, unknown_name
 from auditor.progress import Reporter
 from auditor.store.space import format_bytes
@@ -90,19 +90,7 @@ class Streamed:
         self.device = execution.torch_device()
         self._sampler = _Planned()
         dataset = ImageDataset(data, index, transform)
-        workers = execution.workers
-        if workers is None:
-            workers = choose_workers(dataset, batch_size, on_cpu=self.device.type == "cpu")
-        self._loader = DataLoader(
-            dataset,
-            batch_sampler=self._sampler,
-            num_workers=workers,
-            prefetch_factor=AHEAD if workers else None,
-            persistent_workers=workers > 0,
-            pin_memory=self.device.type == "cuda",
-            collate_fn=collate,
-            generator=torch.Generator(),  # else the loader would move the training's random state on
-        )
+        self._loader = image_loader(dataset, execution, batch_size, batch_sampler=self._sampler)
 
     def batches(self, plan: Iterable[Ints]) -> Iterator[Tensor]:
         """See :meth:`auditor.training.Source.batches`."""
