@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from auditor.report.sweep_colours import alpha_colours, alpha_legend, percent
 
 _SIZE = 0.38
 _WORTH = 0.45
-FLOOR = "labels shuffled,\nmean and range"
+FLOOR = "the same network,\nlabels shuffled"
 
 
 class _Box(NamedTuple):
@@ -39,7 +40,8 @@ class _Box(NamedTuple):
 def accuracy_against_selectivity(networks: DataFrame, *, confidence: float = 0.95) -> Figure:
     """Draw every network of a sweep by its mean selectivity and its accuracy, with intervals over images.
 
-    An inset enlarges alpha 0 and its neighbours where they take a small part of the figure.
+    A tick at the height of each network shows its mean selectivity with shuffled labels. An inset enlarges alpha 0 and
+    its neighbours where they take a small part of the figure.
 
     Parameters
     ----------
@@ -64,17 +66,13 @@ def accuracy_against_selectivity(networks: DataFrame, *, confidence: float = 0.9
     figure = new_figure(7.6, 4.8)
     axes = figure.subplots()
     _dots(axes, drawn)
-    low, high = float(drawn["null_mean"].min()), float(drawn["null_mean"].max())
-    if np.isfinite(low):
-        axes.axvspan(low, high, color=GREY, alpha=0.15, linewidth=0, zorder=0)
-        axes.axvline(float(drawn["null_mean"].mean()), color=GREY, linewidth=1.1, linestyle=(0, (4, 2)), zorder=1)
+    floored = bool(drawn["null_mean"].notna().any())
     axes.set_xlabel("mean class selectivity index")
     axes.set_ylabel("test accuracy, %")
     axes.yaxis.set_major_formatter(percent)
     axes.margins(0.06)
-    alpha_legend(axes, drawn["alpha"], floor=FLOOR if np.isfinite(low) else None)
-    near = _near_zero(drawn)
-    enlarged = near is not None and _inset(axes, drawn, near)
+    alpha_legend(axes, drawn["alpha"], floor=FLOOR if floored else None, tick=True)
+    enlarged = any(_inset(axes, drawn, near) for near in _near_zero(drawn))
     caption(
         figure,
         f"One dot per network ({len(drawn)})."
@@ -86,6 +84,7 @@ def accuracy_against_selectivity(networks: DataFrame, *, confidence: float = 0.9
 
 def _dots(axes: Axes, networks: DataFrame, size: float = 5.5) -> None:
     colours = alpha_colours(networks["alpha"])
+    axes.plot(networks["null_mean"], networks["accuracy"], "|", color=GREY, markersize=7, markeredgewidth=1.1, zorder=1)
     # Those near 0 are drawn last: most lie on top of one another there.
     for alpha in sorted(colours, key=abs, reverse=True):
         mine = networks[networks["alpha"] == alpha]
@@ -98,13 +97,14 @@ def _dots(axes: Axes, networks: DataFrame, size: float = 5.5) -> None:
         axes.plot(x, y, "o", color=colours[alpha], markersize=size, markeredgecolor="white", markeredgewidth=0.6)
 
 
-def _near_zero(networks: DataFrame) -> DataFrame | None:
-    """Networks of alpha 0 and of the nearest alpha on either side; None without them."""
+def _near_zero(networks: DataFrame) -> Iterator[DataFrame]:
+    """Networks of alpha 0 and of the nearest alpha on either side; among many alphas then of one side alone."""
     alphas = np.unique(networks["alpha"].to_numpy(dtype=float))
-    if 0 not in alphas or len(alphas) < 2:
-        return None
-    chosen = [0.0, *alphas[alphas < 0][-1:], *alphas[alphas > 0][:1]]
-    return networks[networks["alpha"].isin(chosen)]
+    below, above = alphas[alphas < 0][-1:], alphas[alphas > 0][:1]
+    if 0 in alphas:
+        for sides in ((*below, *above), *((tuple(below), tuple(above)) if len(alphas) > 3 else ())):
+            if sides:
+                yield networks[networks["alpha"].isin([0.0, *sides])]
 
 
 def _inset(axes: Axes, networks: DataFrame, near: DataFrame) -> bool:
@@ -112,11 +112,13 @@ def _inset(axes: Axes, networks: DataFrame, near: DataFrame) -> bool:
     whole, region = _Box(*axes.get_xlim(), *axes.get_ylim()), _region(near)
     if region.share(whole) > _WORTH:
         return False
-    points = networks[["mean_index", "accuracy"]].to_numpy(dtype=float)
-    corner, free = _free_corner(points, float(networks["null_mean"].mean()), whole)
+    marks = [networks[[name, "accuracy"]].dropna().to_numpy(dtype=float) for name in ("mean_index", "null_mean")]
+    corner, free = _free_corner(np.concatenate(marks), whole)
     if not free:
         height = whole.top - whole.bottom
+        ticks = [tick for tick in axes.get_yticks() if whole.bottom <= tick <= whole.top]
         axes.set_ylim(whole.bottom - 0.62 * height, whole.top)
+        axes.set_yticks(ticks)  # below them is room for the inset, not accuracy
         corner = (0.56, 0.06)
     inset = axes.inset_axes((*corner, _SIZE, _SIZE))
     _dots(inset, networks, 5)
@@ -144,18 +146,17 @@ def _region(near: DataFrame) -> _Box:
     return _Box(*ends)
 
 
-def _free_corner(points: NDArray[np.float64], floor: float, whole: _Box) -> tuple[tuple[float, float], bool]:
-    """Where an inset hides fewest dots, then not the floor, and whether it hides no dot; in shares of the axes."""
+def _free_corner(points: NDArray[np.float64], whole: _Box) -> tuple[tuple[float, float], bool]:
+    """Where an inset hides fewest marks, and whether it hides none; in shares of the axes."""
     x = (points[:, 0] - whole.left) / (whole.right - whole.left)
     y = (points[:, 1] - whole.bottom) / (whole.top - whole.bottom)
-    line = (floor - whole.left) / (whole.right - whole.left)
-    best, least = (0.56, 0.09), (np.inf, False, 0.0)
+    best, least = (0.56, 0.09), (np.inf, 0.0)
     for left in np.linspace(0.11, 0.97 - _SIZE, 12):
         for bottom in np.linspace(0.09, 0.97 - _SIZE, 12):
             # Labels of the ticks lie left of the inset and below it.
             begin, under = left - 0.09, bottom - 0.07
             beyond = np.maximum(np.maximum(begin - x, x - left - _SIZE), np.maximum(under - y, y - bottom - _SIZE))
-            rank = int((beyond < 0.015).sum()), bool(begin < line < left + _SIZE), -float(beyond.min())
+            rank = int((beyond < 0.015).sum()), -float(beyond.min())
             if rank < least:
                 best, least = (float(left), float(bottom)), rank
     return best, least[0] == 0

@@ -9,7 +9,7 @@ from pandas import DataFrame
 
 from auditor.errors import DataError
 from auditor.report.style import GREY, INK, caption, new_figure, styled
-from auditor.report.sweep_colours import alpha_colours, alpha_text, percent
+from auditor.report.sweep_colours import alpha_colours, alpha_text, cut_to_shares, percent
 
 _SPREAD = 0.16
 
@@ -54,11 +54,12 @@ def against_alpha(alphas: DataFrame, networks: DataFrame, *, confidence: float =
     right.set_ylabel("mean class selectivity index")
     if np.isfinite(floor).any():
         right.legend(loc="upper left")
+    cut = {cut_to_shares(axes) for axes in (left, right)}
     for axes in (left, right):
         axes.set_xticks(range(len(table)), [alpha_text(alpha) for alpha in table["alpha"]])
         axes.set_xlabel("alpha (not to scale)")
         axes.grid(visible=False, axis="x")
-    caption(figure, _explained(table, f"{100 * confidence:g} %"))
+    caption(figure, _explained(table, f"{100 * confidence:g} %") + max(cut))
     return figure
 
 

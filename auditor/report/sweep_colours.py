@@ -38,14 +38,25 @@ def alpha_text(alpha: float) -> str:
     return "0" if alpha == 0 else f"{alpha:+g}".replace("-", "\N{MINUS SIGN}")
 
 
-def alpha_legend(axes: Axes, alphas: Iterable[float], *, floor: str | None = None, line: bool = False) -> None:
-    """List every alpha right of the axes, the highest on top, and what the dashed line is."""
+def cut_to_shares(axes: Axes) -> str:
+    """Show shares from 0 to 1 and no more; words for the caption where an interval leaves that range."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(max(min(low, 0.0), -0.02) if low < 0 else low, min(high, 1.02))
+    return " They are cut at 0 and 1." if low < -0.06 or high > 1.06 else ""
+
+
+def alpha_legend(
+    axes: Axes, alphas: Iterable[float], *, floor: str | None = None, line: bool = False, tick: bool = False
+) -> None:
+    """List every alpha right of the axes, the highest on top, and what the dashed line, or the grey ticks, are."""
     colours = alpha_colours(alphas)
     handles = [
         Line2D([], [], color=colour, marker="o", markersize=5, linestyle="-" if line else "", linewidth=1.4,
                label=alpha_text(alpha))
         for alpha, colour in sorted(colours.items(), reverse=True)
     ]  # fmt: skip
-    if floor is not None:
+    if floor is not None and tick:
+        handles.append(Line2D([], [], color=GREY, marker="|", markersize=7, linestyle="", label=floor))
+    elif floor is not None:
         handles.append(Line2D([], [], color=GREY, linestyle=(0, (4, 2)), linewidth=1.1, label=floor))
     axes.figure.legend(handles=handles, loc="outside right upper", title="alpha", alignment="left")

@@ -8,7 +8,7 @@ from pandas import DataFrame
 
 from auditor.errors import DataError
 from auditor.report.style import GREY, caption, new_figure, styled, tell_apart
-from auditor.report.sweep_colours import alpha_colours, alpha_legend
+from auditor.report.sweep_colours import alpha_colours, alpha_legend, cut_to_shares
 
 _LONGEST_NAME = 22
 
@@ -60,6 +60,7 @@ def layers_by_alpha(layers: DataFrame, *, confidence: float = 0.95) -> Figure:
                     rotation_mode="anchor" if crowded else "default")  # fmt: skip
     axes.set_xlim(-0.5, len(sites) - 0.5)
     axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
+    cut = cut_to_shares(axes)
     axes.grid(visible=False, axis="x")
     axes.set_xlabel("layer, from input to output")
     axes.set_ylabel("mean class selectivity index of the layer")
@@ -67,5 +68,5 @@ def layers_by_alpha(layers: DataFrame, *, confidence: float = 0.95) -> Figure:
     kinds = set(layers["over"])
     over = "seeds" if kinds == {"seeds"} else "images: one network each" if kinds == {"images"} else "seeds or images"
     level = f"{100 * confidence:g} %"
-    caption(figure, f"Bars: {level} intervals over {over}. The floor is a mean over alphas, shaded their range.")
+    caption(figure, f"Bars: {level} intervals over {over}.{cut} The floor is a mean over alphas, shaded their range.")
     return figure

@@ -114,6 +114,23 @@ def test_the_inset_enlarges_the_neighbours_of_zero_and_hides_no_network():
     assert not any(box.contains(x, y) for x, y in points)
 
 
+def test_where_one_side_of_zero_is_far_the_inset_enlarges_the_other():
+    table = networks((-5, -1, 0, 20))
+    figure = accuracy_against_selectivity(table)
+    (inset,) = figure.axes[0].child_axes
+    (low, high), near = inset.get_xlim(), table["alpha"].isin((-1, 0))
+    assert table.loc[near, "mean_index"].between(low, high).all()
+    assert not table.loc[table["alpha"] == 20, "mean_index"].between(low, high).any()
+
+
+def test_intervals_beyond_what_an_index_can_be_are_cut():
+    table = alphas_of(networks())
+    table["mean_index_low"], table["mean_index_high"] = -0.5, 1.4
+    figure = against_alpha(table, networks())
+    assert figure.axes[1].get_ylim() == (-0.02, 1.02)
+    assert any("cut at 0 and 1" in text.get_text() for text in figure.texts)
+
+
 def test_without_much_to_enlarge_there_is_no_inset():
     (axes,) = accuracy_against_selectivity(SMALL).axes
     assert axes.child_axes == []
