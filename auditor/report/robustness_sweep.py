@@ -46,9 +46,8 @@ def robustness_against_selectivity(networks: DataFrame, *, label: str, chance: f
     figure = new_figure(10.2, 4.1)
     left, right = figure.subplots(1, 2, sharey=True)
     _dots(left, networks, ("mean_si", "si_low", "si_high"), colours)
-    floor = networks["si_null"].dropna()
-    if len(floor):
-        left.axvspan(float(floor.min()), float(floor.max()), color=GREY, alpha=0.3, linewidth=0.8)
+    floored = bool(networks["si_null"].notna().any())
+    left.plot(networks["si_null"], networks["value"], "|", color=GREY, markersize=7, markeredgewidth=1.1, zorder=1)
     left.set_xlabel("mean class selectivity index")
     left.set_ylabel(f"{label} (%)")
     left.yaxis.set_major_formatter(percent)
@@ -74,8 +73,12 @@ def robustness_against_selectivity(networks: DataFrame, *, label: str, chance: f
             Line2D([], [], color=GREY, marker="o", markersize=5.5, markerfacecolor="white", linewidth=0,
                    label="a masking\ncheck failed")
         )  # fmt: skip
-    if len(floor):
-        handles.append(Line2D([], [], color=GREY, alpha=0.4, linewidth=5, label="labels shuffled"))
+    if floored:
+        handles.append(
+            Line2D(
+                [], [], color=GREY, marker="|", markersize=7, linewidth=0, label="the same network,\nlabels shuffled"
+            )
+        )
     if equal:
         handles.append(Line2D([], [], color=GREY, linewidth=1.0, label="nothing lost"))
     if near_chance:
