@@ -15,7 +15,7 @@ SECOND = ("dprime", "auc")
 """Metrics that training did not optimise, where the runs were profiled with them."""
 
 GONE, KEPT = 0.5, 0.8
-"""Shares of the rotated selectivity that are left: surely below the first it is gone, surely above the second kept."""
+"""Shares of selectivity that are left: surely below the first it is gone, surely above the second it is kept."""
 
 
 def selectivity_table(networks: Sequence[Network]) -> pd.DataFrame:
@@ -55,7 +55,8 @@ def outcomes_by_alpha(rotation: pd.DataFrame, selectivity: pd.DataFrame, confide
     -------
     DataFrame
         One row per alpha other than 0. ``outcome`` is ``not reduced`` (the aligned index did not surely fall),
-        ``gone`` (the rotated one surely fell below half), ``rotated`` (surely more than 80 % of it are left),
+        ``gone`` (the rotated one surely fell below half), ``hardly reduced`` (the aligned one fell, but not surely
+        below 80 %: there is little to be found elsewhere), ``rotated`` (surely more than 80 % of it are left),
         ``partly gone`` (it surely fell, and neither holds) or ``cannot tell``. Other metrics have the same columns,
         without an influence on the outcome; d' and AUC count from their values without selectivity, 0 and 0.5.
     """
@@ -93,6 +94,8 @@ def _outcome(aligned: Interval, rotated: Interval) -> str:
         return "not reduced"
     if rotated.high < GONE:
         return "gone"
+    if aligned.high > KEPT:
+        return "hardly reduced"
     if rotated.low > KEPT:
         return "rotated"
     return "partly gone" if rotated.high < 1 else "cannot tell"

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _OUTCOMES = {
     "not reduced": "selectivity on the units' axes did not surely fall",
+    "hardly reduced": "selectivity on the units' axes fell, but not surely by more than a fifth",
     "gone": "selectivity is gone: it is not found off the units' axes either",
     "rotated": "selectivity is rotated, not gone: a rotation of the layer finds most of it again",
     "partly gone": "selectivity is partly gone: a rotation finds less of it than in the networks of alpha 0",

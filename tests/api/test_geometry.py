@@ -294,6 +294,7 @@ def test_gone_rotated_and_what_cannot_be_told() -> None:
     assert outcome([0.10, 0.11, 0.12], [0.50, 0.52, 0.54]) == "partly gone"
     assert outcome([0.10, 0.11, 0.12], [0.20, 0.50, 0.80]) == "cannot tell"
     assert outcome([0.38, 0.42, 0.40], [0.20, 0.21, 0.22]) == "not reduced"
+    assert outcome([0.38, 0.385, 0.39], [0.58, 0.59, 0.60]) == "hardly reduced"
     assert outcome([0.10], [0.20]) == "cannot tell"
 
 
@@ -338,7 +339,14 @@ def test_a_sweep_by_alpha(runs: Path) -> None:
     for part in found.parts:
         assert -3 in set(found.by_alpha(part)["alpha"])
     assert set(found.associations["n_networks"]) == {4}
-    assert found.outcomes["outcome"].iloc[0] in {"gone", "rotated", "partly gone", "cannot tell", "not reduced"}
+    assert found.outcomes["outcome"].iloc[0] in {
+        "gone",
+        "rotated",
+        "partly gone",
+        "cannot tell",
+        "not reduced",
+        "hardly reduced",
+    }
     assert "dprime_kept" in found.outcomes
     assert "Alpha -3" in found.summary()
     shown = CliRunner().invoke(
