@@ -24,6 +24,7 @@ from auditor.ablation import accuracy_with_interval
 from auditor.api.skips import Skips
 from auditor.data import SPLITS, LabelledData, UnreadableImageError
 from auditor.data.torch_data import Failure, ImageDataset, collate
+from auditor.distributed import current
 from auditor.errors import DataError, OptionError
 
 if TYPE_CHECKING:
@@ -110,7 +111,9 @@ class Execution:
 
     def describe(self) -> dict[str, object]:
         """For a manifest's provenance."""
-        return {"device": str(self.torch_device()), "batch_size": self.batch_size, "threads": torch.get_num_threads()}
+        found = {"device": str(self.torch_device()), "batch_size": self.batch_size, "threads": torch.get_num_threads()}
+        world = current()
+        return {**found, "processes": world.size} if world.several else found
 
 
 @dataclass(frozen=True)

@@ -10,11 +10,14 @@ from torch import nn
 from auditor.api.forward import Execution
 from auditor.api.heads import HeadChoice
 from auditor.api.models import prepare
+from auditor.api.profile_ranks import check_ranks
 from auditor.api.profiling import profile_prepared
 from auditor.api.run import Run
 from auditor.api.settings import SelectivitySettings, StoreSettings
 from auditor.api.workspace import check_name
 from auditor.data import DEFAULT_FRACTIONS, LabelledData, MapDataset, load_data
+from auditor.distributed import alone, current
+from auditor.distributed.reporters import of_rank
 from auditor.models.overrides import Overrides
 from auditor.models.preprocessing import Preprocessing
 from auditor.progress import QUIET, Reporter
@@ -130,22 +133,27 @@ def profile(
         check_name(name)
     # As an absolute path, so that the run can be reopened from another folder.
     where = None if root is None else str(Path(root).expanduser().resolve())
-    loaded = load_data(data, fractions=fractions, root=where)
+    world, reporter = current(), of_rank(reporter)
+    check_ranks(world, storing)
+    # One rank fetches and trains what the others then find in the cache.
+    with world.first("data"):
+        loaded = load_data(data, fractions=fractions, root=where)
     if limit is not None:
         loaded = loaded.limited(limit)
-    prepared = prepare(
-        model,
-        loaded,
-        weights=weights,
-        checkpoint=checkpoint,
-        preprocessing=preprocessing,
-        overrides=overrides,
-        choice=choice,
-        layers=layers,
-        seed=seed,
-        execution=execution,
-        reporter=reporter,
-    )
+    with world.first("model"), alone():
+        prepared = prepare(
+            model,
+            loaded,
+            weights=weights,
+            checkpoint=checkpoint,
+            preprocessing=preprocessing,
+            overrides=overrides,
+            choice=choice,
+            layers=layers,
+            seed=seed,
+            execution=execution,
+            reporter=reporter,
+        )
     source = (
         {"text": data, "fractions": list(fractions), "limit": limit, "root": where} if isinstance(data, str) else None
     )

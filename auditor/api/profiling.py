@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,18 @@ from numpy.typing import NDArray
 from auditor.ablation import accuracy_with_interval
 from auditor.api.forward import Execution, first_images
 from auditor.api.models import Prepared
+from auditor.api.profile_ranks import (
+    check_agreement,
+    check_ranks,
+    clear,
+    merged_moments,
+    score_shared,
+    stream_shards,
+    user_shards,
+)
 from auditor.api.run import Run
 from auditor.api.settings import SelectivitySettings, StoreSettings
+from auditor.api.shard_plan import ShardPlan
 from auditor.api.skips import SKIPPED, Skips, read_skipped
 from auditor.api.storing import (
     STORE,
@@ -28,15 +39,26 @@ from auditor.api.storing import (
     shard_file,
     store_files,
 )
-from auditor.api.stream import PROFILED, Moments, Streamed, check_classes, moments_of, stream
+from auditor.api.stream import (
+    PROFILED,
+    Moments,
+    Streamed,
+    check_classes,
+    layout,
+    order_of,
+    size_line,
+    stream,
+)
 from auditor.api.tables import Tables, score_sites
 from auditor.api.workspace import claim, locked, mark_latest, slug, write_manifest
 from auditor.data import SPLITS, LabelledData
+from auditor.distributed import World, current
+from auditor.distributed.reporters import of_rank
 from auditor.errors import DataError, RunError
 from auditor.manifest import Manifest, provenance
 from auditor.models import n_outputs, probe_sites
 from auditor.models.head import raw_outputs
-from auditor.progress import Reporter
+from auditor.progress import QUIET, Reporter, Task
 from auditor.stats.moments import ClassMoments
 from auditor.store.blocks import BlockCache
 from auditor.store.compress import compress as compress_store
@@ -71,6 +93,8 @@ def profile_prepared(
     left in the folder.
     """
     began = time.monotonic()
+    world, reporter = current(), of_rank(reporter)
+    check_ranks(world, storing)
     execution = execution.on(prepared.module)
     if len(data.splits["select"]) == 0:
         raise DataError("The select split is empty.", fix="Choose other --fractions.")
@@ -104,6 +128,7 @@ def profile_prepared(
             **(notes or {}),
         ),
     )
+    check_agreement(world, manifest)
     path = (
         folder or runs / f"{slug(prepared.identity['spec'].split(':')[-1])}-{slug(data.name)}-{manifest.digest()[:8]}"
     )
@@ -121,16 +146,23 @@ def profile_prepared(
         reporter.say(f"Run: {path}" + (" (going on where it was stopped)." if claimed.state == "resume" else "."))
         return None
 
-    def pass_through(file: Path) -> Streamed:
-        """Stream the images through the model."""
+    def pass_through(
+        file: Path, storing: StoreSettings = storing, part: slice | None = None, task: Task | None = None
+    ) -> Streamed:
+        """Stream the images, or a shard of them, through the model."""
         module, digest = prepared.module, manifest.digest()
-        return stream(module, data, sites, transform, file, digest, width, execution, reporter, storing=storing)
+        return stream(
+            module, data, sites, transform, file, digest, width, execution, reporter,
+            storing=storing, part=part, task=task,
+        )  # fmt: skip
 
     if storing.shard is not None:
         with locked(path, wait=True):
             finished = begin()
         if finished is not None:
             return finished
+        if ShardPlan.of(path) is not None:
+            raise RunError(f"{path} was divided by the processes that began it.", fix="Go on without --shard.")
         missing_shards(path, storing)
         pass_through(shard_file(path, storing))
         missing, count = missing_shards(path)
@@ -138,29 +170,74 @@ def profile_prepared(
             numbers = ", ".join(map(str, missing))
             reporter.say(f"Shard {storing.shard} is complete; of {count} shards these are not yet: {numbers}.")
             return Run(path, manifest=manifest, model=prepared, data=data)
-    with locked(path, wait=storing.shard is not None):
-        finished = begin() if storing.shard is None else _finished(path, prepared, data)
-        if finished is not None:
-            return finished
-        if any(missing_shards(path)):
-            moments, held = _joined(path, data, sites, execution), None
+    with locked(path, wait=storing.shard is not None) if world.main else nullcontext():
+        finished = None
+        if world.main:
+            finished = begin() if storing.shard is None else _finished(path, prepared, data)
+        if world.share("finished", finished is not None):
+            return finished or Run(path, model=prepared, data=data)
+        plan = _divide(path, data, sites, width, storing, execution, world, reporter)
+        held = None
+        if plan is not None:
+            stream_shards(plan, pass_through, storing, world, reporter)
+        if plan is not None or user_shards(path):
+            moments = _joined(path, data, sites, execution, world, reporter)
         else:
             moments, held = pass_through(path / STORE)
-        manifest.provenance["skipped"] = [asdict(one) for one in read_skipped(path / SKIPPED)]
         with open_store(path) as store:
             source_of = store if held is None else Held(store.labels, store.splits, store.logits, held)
-            tables = score_sites(source_of, moments, sites, data.classes, settings, seed=seed, reporter=reporter)
-            accuracy = _accuracy(store, data, settings.confidence, mapped=prepared.mapped)
-        _compress(path, storing, reporter)
-        head = None if prepared.head is None else {**prepared.head.report, "held_out": accuracy}
-        _write(path, tables, moments, sites, data, accuracy, head)
-        manifest.complete = True
-        manifest.provenance["seconds"] = round(time.monotonic() - began, 2)
-        run = Run(path, manifest=manifest, model=prepared, data=data)
-        run.save_figures()
-        write_manifest(path, manifest)
-        mark_latest(path)
-    return run
+            known = None
+            if world.several:
+                known = score_shared(
+                    path, store, moments, sites, len(data.classes), settings, world, reporter, seed=seed
+                )  # fmt: skip
+            if world.main:
+                manifest.provenance["skipped"] = [asdict(one) for one in read_skipped(path / SKIPPED)]
+                tables = score_sites(
+                    source_of, moments, sites, data.classes, settings,
+                    seed=seed, reporter=QUIET if known else reporter, known=known,
+                )  # fmt: skip
+                accuracy = _accuracy(store, data, settings.confidence, mapped=prepared.mapped)
+        if world.main:
+            _compress(path, storing, reporter)
+            head = None if prepared.head is None else {**prepared.head.report, "held_out": accuracy}
+            _write(path, tables, moments, sites, data, accuracy, head)
+            clear(path)
+            manifest.complete = True
+            manifest.provenance["seconds"] = round(time.monotonic() - began, 2)
+            run = Run(path, manifest=manifest, model=prepared, data=data)
+            run.save_figures()
+            write_manifest(path, manifest)
+            mark_latest(path)
+    world.barrier("profiled")
+    return run if world.main else Run(path, model=prepared, data=data)
+
+
+def _divide(
+    path: Path,
+    data: LabelledData,
+    sites: Sequence[Site],
+    width: int,
+    storing: StoreSettings,
+    execution: Execution,
+    world: World,
+    reporter: Reporter,
+) -> ShardPlan | None:
+    """Find or make the plan of shards of several processes; None if the run is made in another way."""
+    bounds = None
+    if world.main and storing.shard is None and not user_shards(path):
+        plan, order = ShardPlan.of(path), order_of(data)
+        if plan is None and world.several:
+            plan = ShardPlan.begin(path, order, data, size=world.size, batch_size=execution.batch_size)
+            _stored, maps, _held = layout(sites, 1, storing)
+            reporter.say(size_line(sites, len(order), width, maps, path, storing))
+            shards = "1 shard" if plan.count == 1 else f"{plan.count} shards"
+            reporter.say(f"Processes: {world.size}, which share {shards} of the images.")
+        if plan is not None:
+            plan.adopt(order, data)
+            bounds = plan.bounds
+    bounds = world.share("bounds", bounds)
+    return None if bounds is None else ShardPlan(path, tuple(bounds))
 
 
 def _finished(path: Path, prepared: Prepared, data: LabelledData) -> Run | None:
@@ -169,7 +246,9 @@ def _finished(path: Path, prepared: Prepared, data: LabelledData) -> Run | None:
     return run if run.manifest.complete else None
 
 
-def _joined(path: Path, data: LabelledData, sites: Sequence[Site], execution: Execution) -> Moments:
+def _joined(
+    path: Path, data: LabelledData, sites: Sequence[Site], execution: Execution, world: World, reporter: Reporter
+) -> Moments:
     """Class moments from all shards.
 
     Raises
@@ -185,11 +264,14 @@ def _joined(path: Path, data: LabelledData, sites: Sequence[Site], execution: Ex
             f"{path} is made in {count} shards, and some are missing: {', '.join(map(str, missing))}.",
             fix=f"Profile them: --shard {missing[0]}/{count}.",
         )
-    join_skipped(path)
+    if world.main:
+        join_skipped(path)
+    world.barrier("skipped images")
     n_images = sum(len(data.splits[split]) for split in PROFILED)
     skips = Skips(data, n_images, path=path / SKIPPED, max_bad=execution.max_bad)
-    with open_store(path) as store:
-        moments = moments_of(store, sites, len(data.classes))
+    if ShardPlan.of(path) is not None:
+        skips.announce(reporter)
+    moments = merged_moments(path, sites, len(data.classes))
     if skips.all:
         check_classes(data, skips.all, moments)
     return moments

@@ -102,12 +102,16 @@ def missing_shards(folder: Path, settings: StoreSettings | None = None) -> tuple
         )
     if not counts:
         return [], 0
-    missing = [number for number in range(1, counts[0] + 1) if not _is_complete(folder, number, counts[0])]
+    missing = [
+        number
+        for number in range(1, counts[0] + 1)
+        if not shard_is_complete(shard_file(folder, StoreSettings(shard=f"{number}/{counts[0]}")))
+    ]
     return missing, counts[0]
 
 
-def _is_complete(folder: Path, number: int, count: int) -> bool:
-    path = shard_file(folder, StoreSettings(shard=f"{number}/{count}"))
+def shard_is_complete(path: Path) -> bool:
+    """Whether a shard's file is there, and finished."""
     if not path.exists():
         return False
     with StoreReader(path) as store:
@@ -126,16 +130,17 @@ def open_store(folder: Path) -> StoreReader | ShardedReader:
     missing, count = missing_shards(folder)
     if count == 0 or missing:
         return StoreReader(folder / STORE)  # which says that there is none
-    return ShardedReader([shard_file(folder, StoreSettings(shard=f"{n}/{count}")) for n in range(1, count + 1)])
+    return ShardedReader(shard_files(folder))
+
+
+def shard_files(folder: Path) -> list[Path]:
+    """Files of all shards of a run, complete or not, in the order of their images."""
+    _, count = missing_shards(folder)
+    return [shard_file(folder, StoreSettings(shard=f"{number}/{count}")) for number in range(1, count + 1)]
 
 
 def join_skipped(folder: Path) -> None:
     """Write what the shards passed over into the run's own list, each image once."""
-    _, count = missing_shards(folder)
-    found = {
-        one.id: one
-        for number in range(1, count + 1)
-        for one in read_skipped(shard_file(folder, StoreSettings(shard=f"{number}/{count}")).with_name(SKIPPED))
-    }
+    found = {one.id: one for file in shard_files(folder) for one in read_skipped(file.with_name(SKIPPED))}
     if found:
         write_skipped(folder / SKIPPED, found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from auditor.data import SPLITS, LabelledData, Skipped
 from auditor.errors import DataError, RunError
 from auditor.hooks import capture
 from auditor.models.trace import evaluating
-from auditor.progress import Reporter
+from auditor.progress import Reporter, Task
 from auditor.stats.moments import ClassMoments
 from auditor.store.reader import StoreReader
 from auditor.store.shards import ShardedReader
@@ -89,6 +90,8 @@ def stream(
     reporter: Reporter,
     *,
     storing: StoreSettings | None = None,
+    part: slice | None = None,
+    task: Task | None = None,
 ) -> Streamed:
     """Run the select and score splits through a model once, into the store and into class moments.
 
@@ -113,6 +116,10 @@ def stream(
     reporter : Reporter
     storing : StoreSettings, optional
         What is kept, and which shard of the images is meant.
+    part : slice, optional
+        Which images of the pass the shard holds; default: its equal share.
+    task : Task, optional
+        Open already, for work that others share; nothing is said then.
 
     Returns
     -------
@@ -126,14 +133,15 @@ def stream(
         If what an earlier process left does not fit together.
     """
     storing = storing or StoreSettings()
-    order = shard_rows(np.concatenate([data.splits[split] for split in PROFILED]), storing)
+    whole_pass = order_of(data)
+    order = shard_rows(whole_pass, storing) if part is None else whole_pass[part]
     if len(order) == 0:
         raise DataError("The shard has no images.", wanted=f"at most {len(data)} shards", got=str(storing.shard))
-    stored, maps, held = _layout(sites, len(order), storing)
+    stored, maps, held = layout(sites, len(order), storing)
     if held is not None:
         path.unlink(missing_ok=True)
-    if not path.exists():
-        reporter.say(_size(sites, len(order), width, maps, path, storing))
+    if not path.exists() and task is None:
+        reporter.say(size_line(sites, len(order), width, maps, path, storing))
     code_of = np.full(len(data), -1, dtype=np.int8)
     for split in PROFILED:
         code_of[data.splits[split]] = SPLITS.index(split)
@@ -155,7 +163,7 @@ def stream(
             id_bytes=max(len(data.ids[i].encode()) for i in order),
             maps=maps,
         ) as store,
-        reporter.task("Profiling", len(order), "images") as task,
+        nullcontext(task) if task is not None else reporter.task("Profiling", len(order), "images") as task,
         capture(module, sites, whole=getattr(torch, storing.dtype) if maps else None) as captured,
     ):
         tally = _Tally(moments)
@@ -183,10 +191,16 @@ def stream(
                 task.advance(len(batch.index))
             store.finish()
         tally.finish()
-    skips.announce(reporter)
+    if part is None:
+        skips.announce(reporter)
     if skips.all and storing.shard is None:
         check_classes(data, skips.all, moments)
     return Streamed(moments, None if held is None else held.take())
+
+
+def order_of(data: LabelledData) -> NDArray[np.int64]:
+    """The images of a pass, in their order."""
+    return np.concatenate([data.splits[split] for split in PROFILED])
 
 
 def moments_of(store: StoreReader | ShardedReader, sites: Sequence[Site], n_classes: int) -> Moments:
@@ -198,7 +212,7 @@ def moments_of(store: StoreReader | ShardedReader, sites: Sequence[Site], n_clas
     return moments
 
 
-def _size(
+def size_line(
     sites: Sequence[Site],
     n_rows: int,
     width: int,
@@ -206,6 +220,7 @@ def _size(
     path: Path,
     storing: StoreSettings,
 ) -> str:
+    """Say how large the store will be, and how much room there is."""
     units = {site.name: site.n_units for site in sites}
     what = f"{n_rows:,} images x {sum(units.values()):,} units, {storing.dtype}" + (", with whole maps" if maps else "")
     size = estimate_bytes(n_rows=n_rows, sites=units, n_outputs=width, dtype=storing.dtype, maps=maps)
@@ -214,7 +229,7 @@ def _size(
     return f"Store: {format_bytes(size)} ({what}); {format_bytes(free_bytes(path))} are free."
 
 
-def _layout(
+def layout(
     sites: Sequence[Site], n_rows: int, storing: StoreSettings
 ) -> tuple[dict[str, int], dict[str, tuple[int, ...]], HeldResponses | None]:
     """Which responses and maps go into the file, and what holds the responses that do not."""

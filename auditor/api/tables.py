@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -65,6 +65,7 @@ def score_sites(
     *,
     seed: int,
     reporter: Reporter,
+    known: Callable[[Site], list[UnitScores]] | None = None,
 ) -> Tables:
     """Score every unit on the select split; take the held-out index from the score split.
 
@@ -80,30 +81,21 @@ def score_sites(
     seed : int
         Of shuffles and resamples.
     reporter : Reporter
+    known : callable, optional
+        Gives what :func:`site_scorer` found before; default: score now.
     """
-    rows = np.flatnonzero(store.splits == SPLITS.index("select"))
-    labels = store.labels[rows]
+    score_one = known or site_scorer(store, moments, len(classes), settings, seed=seed)
     names = np.array([*classes, NO_CLASS], dtype=object)
     units, layers = [], []
     boot: dict[str, list[NDArray[np.float64]]] = {}
     with reporter.task("Scoring selectivity", sum(site.n_units for site in sites), "units") as task:
         for site in sites:
-            responses = store.responses(site.name, rows)
             select, score = moments["select"][site.name], moments["score"][site.name]
             table = _describe(site, select)
             signed = bool(table["signed"].any())
             metrics = [registry().metric(name) for name in _metrics(settings, signed=signed)]
             layer: dict[str, Any] = {"site": site.name, "kind": site.kind, "n_units": site.n_units}
-            found = score_metrics(
-                responses,
-                labels,
-                n_classes=len(classes),
-                metrics=metrics,
-                n_shuffles=settings.shuffles,
-                n_boot=settings.bootstraps,
-                confidence=settings.confidence,
-                seed=seed,
-            )
+            found = score_one(site)
             for metric, scores in zip(metrics, found, strict=True):
                 if metric.name == "index":
                     table["preferred"] = names[scores.preferred]
@@ -136,6 +128,29 @@ def score_sites(
         network=_network(by_site, boot, settings),
         replicates={site.name: replicates for site, replicates in zip(sites, boot["index"], strict=True)},
     )
+
+
+def site_scorer(
+    store: Responses, moments: Moments, n_classes: int, settings: SelectivitySettings, *, seed: int
+) -> Callable[[Site], list[UnitScores]]:
+    """Make the function that scores the units of one site by every metric, on the select split."""
+    rows = np.flatnonzero(store.splits == SPLITS.index("select"))
+    labels = store.labels[rows]
+
+    def score(site: Site) -> list[UnitScores]:
+        signed = bool((moments["select"][site.name].minimum < 0).any())
+        return score_metrics(
+            store.responses(site.name, rows),
+            labels,
+            n_classes=n_classes,
+            metrics=[registry().metric(name) for name in _metrics(settings, signed=signed)],
+            n_shuffles=settings.shuffles,
+            n_boot=settings.bootstraps,
+            confidence=settings.confidence,
+            seed=seed,
+        )
+
+    return score
 
 
 def _metrics(settings: SelectivitySettings, *, signed: bool) -> list[str]:

@@ -7,12 +7,14 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from importlib import import_module
 from typing import Any
 
 import click
 
 from auditor import __version__
+from auditor.distributed.launch import Launch
 from auditor.errors import AuditorError
 
 # Help texts stand here so that `auditor --help` imports neither torch nor the commands.
@@ -26,6 +28,7 @@ COMMANDS = {
     "audit": "Test whether selective units are causally important; verdicts and an HTML report.",
     "report": "Build the report of an audit again.",
     "compare": "Put runs side by side: accuracy, selectivity by layer, dead units.",
+    "plan": "What a job will take: units, operations, bytes and time, before anything is spent.",
     "layers": "List the sites of a model that can be audited.",
     "models": "List the architectures that --model takes.",
     "runs": "List the runs.",
@@ -57,6 +60,10 @@ class LazyGroup(click.Group):
         """Import one command."""
         if cmd_name not in COMMANDS:
             return None
+        if isinstance(ctx.obj, Launch):
+            from auditor.cli.ranks import check_shared
+
+            check_shared(cmd_name, ctx.obj)
         command: click.Command = import_module(f"auditor.cli.{cmd_name}").command
         return command
 
@@ -83,7 +90,13 @@ class LazyGroup(click.Group):
         """Turn expected errors into one message and exit code 1."""
         try:
             with _terminable():
-                return super().invoke(ctx)
+                launch = Launch.of_environment()
+                if launch is None:
+                    return super().invoke(ctx)
+                from auditor.cli.ranks import invoke_as_rank
+
+                ctx.obj = launch
+                return invoke_as_rank(launch, partial(super().invoke, ctx))
         except AuditorError as error:
             click.echo(f"Error: {error}", err=True)
         except KeyboardInterrupt:

@@ -256,6 +256,28 @@ class StoreWriter:
             ) from self._error
 
 
+def seal(path: Path) -> None:
+    """Mark an unfinished file as complete with the rows that it has.
+
+    Raises
+    ------
+    StoreError
+        If it is foreign, damaged, or held by a writer.
+    """
+    lock = _acquire(path, 0)
+    try:
+        with opened(path) as file:
+            found = inspect(file, path)
+        if found.complete:
+            return
+        with path.open("r+b", buffering=0) as raw:
+            raw.seek(found.offsets["complete"])
+            raw.write(np.array(1, dtype="<i8").tobytes())
+            os.fsync(raw.fileno())
+    finally:
+        lock.release()
+
+
 def _column(name: str, given: Any, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     values = np.asarray(given)
     if values.shape != shape:
