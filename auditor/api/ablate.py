@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import pandas as pd
@@ -12,21 +14,18 @@ from auditor.api.ablation_result import Ablation
 from auditor.api.ablation_settings import AblationSettings
 from auditor.api.ablation_tables import write_tables
 from auditor.api.bench import Bench
+from auditor.api.estimate_units import attribute_units, estimate_units
 from auditor.api.forward import Execution
 from auditor.api.heads import CHOICES
 from auditor.api.important import check_count, find_important
 from auditor.api.joint import Plan, measure_joint
-from auditor.api.measure_units import (
-    attribute_units,
-    estimate_units,
-    measure_units,
-    table_of_classes,
-    table_of_units,
-)
+from auditor.api.measure_units import measure_units, table_of_classes, table_of_units
 from auditor.api.profiling import MAX_CELLS
 from auditor.api.run import Run
 from auditor.api.selection import curve_score, preferred_classes, resolve, select_units
 from auditor.api.workspace import claim, locked, slug, write_manifest
+from auditor.distributed import current
+from auditor.distributed.reporters import of_rank
 from auditor.errors import DataError, ModelError
 from auditor.manifest import Manifest, provenance
 from auditor.models.trace import evaluating
@@ -97,6 +96,7 @@ curve_points, curve_over, keep_only, q, limit, seed, engine, dtype, memory, chec
         If the run has no score split.
     """
     began = time.monotonic()
+    world, reporter = current(), of_rank(reporter)
     execution = Execution(device=device, batch_size=batch_size, workers=workers)
     settings = AblationSettings(
         top_selective=top_selective,
@@ -132,8 +132,8 @@ curve_points, curve_over, keep_only, q, limit, seed, engine, dtype, memory, chec
     )
     what = f"all-{slug(settings.by)}" if all_units else f"top{top_selective}-{slug(settings.by)}"
     folder = run.path / "ablations" / f"{what}-{manifest.digest()[:8]}"
-    with locked(folder):
-        if claim(folder, manifest).state == "done":
+    with locked(folder) if world.main else nullcontext():
+        if world.share("claimed", claim(folder, manifest).state if world.main else None) == "done":
             reporter.say(f"Ablation: {folder} was finished before with these settings; showing it.")
             return Ablation(folder, run)
         data = run.data() if limit is None else run.data().limited(limit)
@@ -145,13 +145,21 @@ curve_points, curve_over, keep_only, q, limit, seed, engine, dtype, memory, chec
         bench = Bench.build(run, data, settings, execution)
         with evaluating(bench.module):
             _measure(bench, chosen, left_out, Ablation(folder, run, manifest=manifest), execution, reporter)
-        manifest.complete = True
-        manifest.provenance["seconds"] = round(time.monotonic() - began, 2)
-        result = Ablation(folder, run, manifest=manifest)
-        result.save_figures()
-        write_manifest(folder, manifest)
-        BlockCache(folder / "blocks").clear()
-    return result
+        if world.main:
+            manifest.complete = True
+            manifest.provenance["seconds"] = round(time.monotonic() - began, 2)
+            result = Ablation(folder, run, manifest=manifest)
+            result.save_figures()
+            write_manifest(folder, manifest)
+            _clear(BlockCache(folder / "blocks"))
+        world.barrier("ablated")
+    return result if world.main else Ablation(folder, run)
+
+
+def _clear(blocks: BlockCache) -> None:
+    blocks.clear()
+    for path in blocks.folder.glob("race-*"):  # of rounds that were interrupted while they were cleared away
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def require_scores(run: Run) -> None:
@@ -185,13 +193,16 @@ def _measure(
     execution: Execution,
     reporter: Reporter,
 ) -> None:
-    """Do everything that was asked for, in resumable blocks, and write the tables."""
-    settings, run = bench.settings, bench.run
+    """Do everything that was asked for, in resumable blocks, and write the tables.
+
+    The ranks measure together; the main rank alone decides what is measured, and makes the tables.
+    """
+    settings, run, world = bench.settings, bench.run, current()
     blocks, images = BlockCache(result.path / "blocks"), BlockCache(result.path / "per_image")
     selected = chosen.index.to_numpy().astype(np.int64)
     every = np.arange(len(bench.units), dtype=np.int64)
     rows = every if settings.all_units else selected
-    checks = bench.check(rows, settings.check)
+    checks = bench.check(rows, settings.check) if world.main else {}
     for name, agreement in checks.items():
         reporter.say(agreement_line(name, agreement.to_dict()))
     estimates = None
@@ -207,15 +218,23 @@ def _measure(
     race = find_important(bench, blocks, reporter) if settings.top_important is not None else None
     if race is not None:
         rows = np.unique(np.concatenate([rows, race.chosen]))
+    rows = np.array(world.share("rows", rows.tolist()), dtype=np.int64)
     keys = measure_units(bench, rows, images, reporter)
     for site, why in bench.engine.fallbacks.items():
         reporter.say(f"{site} was ablated by running the whole network: {why}.")
+    plan = None
+    if world.main:
+        score = curve_score(bench.units, run.layers, settings)
+        importance = _importance(images, keys, len(every)) if settings.all_units else None
+        plan = Plan.make(bench.units, chosen, score, settings, importance=importance)
+    joint = measure_joint(bench, plan, execution.batch_size, blocks, reporter)
+    attributed = None
+    if settings.methods:
+        attributed = attribute_units(bench, np.sort(rows), settings.methods, blocks, reporter)
+    if plan is None:
+        return
     names = preferred_classes(bench.units, settings)
     preferred = pd.Index(run.classes).get_indexer(pd.Index(names)).astype(np.int64)
-    score = curve_score(bench.units, run.layers, settings)
-    importance = _importance(images, keys, len(every)) if settings.all_units else None
-    plan = Plan.make(bench.units, chosen, score, settings, importance=importance)
-    joint = measure_joint(bench, plan, execution.batch_size, blocks, reporter)
     table = table_of_units(
         images, keys, joint.effects.prediction[0].astype(np.int64), bench.images.labels, preferred,
         n_classes=len(run.classes), confidence=settings.confidence,
@@ -226,10 +245,9 @@ def _measure(
             bench,
         )  # fmt: skip
         write_csv(result.path / "classes.csv", by_class)
-    if settings.methods:
-        table = table.join(attribute_units(bench, np.sort(rows), settings.methods, blocks, reporter))
-    if estimates is not None:
-        table = table.join(estimates)
+    for more in (attributed, estimates):
+        if more is not None:
+            table = table.join(more)
     write_tables(
         result.path, bench, plan, joint, table,
         names=names, sampled=sampled, left_out=left_out, checks=checks, race=race,

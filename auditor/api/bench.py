@@ -20,6 +20,7 @@ from auditor.api.forward import Execution
 from auditor.api.run import Run
 from auditor.api.score_images import Part, ScoreImages, draw_donors, noise_for
 from auditor.data import LabelledData
+from auditor.distributed import current
 from auditor.models.trace import evaluating
 from auditor.registry import registry
 from auditor.units import Site
@@ -63,7 +64,8 @@ class Bench:
         prepared = run.model(execution)
         execution = execution.on(prepared.module)
         device = execution.torch_device()
-        memory = memory_bytes(settings.memory, device)
+        # The least of all ranks: how images meet in batches, and so the rounding, must not depend on the rank.
+        memory = min(current().gather("memory", memory_bytes(settings.memory, device)))
         edit = registry().edit(settings.edit)
         labels = data.labels[data.splits["score"]].astype(np.int64)
         donors = draw_donors(labels, same_class=edit.donors == "class", seed=settings.seed) if edit.donors else None

@@ -12,7 +12,11 @@ from numpy.typing import NDArray
 from auditor.ablation import Curve, PairEffects, curve_counts, curve_orders, pair_effects, set_logits
 from auditor.api.ablation_settings import AblationSettings
 from auditor.api.bench import Bench
+from auditor.api.pieces import Arrays, joined_pieces, measure_pieces
+from auditor.api.score_images import Part
 from auditor.causal import MatchedSets, matched_sets
+from auditor.distributed import current
+from auditor.distributed.reporters import together
 from auditor.progress import Reporter
 from auditor.store.blocks import BlockCache
 
@@ -102,9 +106,9 @@ class Joint:
     loss: NDArray[np.float64]
 
 
-def measure_joint(bench: Bench, plan: Plan, batch_size: int, cache: BlockCache, reporter: Reporter) -> Joint:
-    """Ablate every group of a plan on every image."""
-    return measure_groups(bench, plan.groups, batch_size, cache, reporter)
+def measure_joint(bench: Bench, plan: Plan | None, batch_size: int, cache: BlockCache, reporter: Reporter) -> Joint:
+    """Ablate every group of a plan on every image; the plan is the main rank's, others pass None."""
+    return measure_groups(bench, _shared_groups(plan, cache), batch_size, cache, reporter)
 
 
 def measure_groups(
@@ -121,32 +125,41 @@ def measure_groups(
     cache : BlockCache
     reporter : Reporter
     """
-    n = len(bench.images)
-    pieces = [np.arange(start, min(start + batch_size, n)) for start in range(0, n, batch_size)]
-    keys = [f"joint-{number:06d}" for number in range(len(pieces))]
-    done = {key: block for key in keys if (block := cache.get(key)) is not None}
-    missing = [number for number, key in enumerate(keys) if key not in done]
     jobs = [bench.jobs(rows) for rows in groups]
-    with reporter.task("Ablating together", len(groups) * n, "ablated images") as task:
-        task.advance(len(groups) * sum(len(pieces[number]) for number in range(len(pieces)) if number not in missing))
-        if missing:
-            # Only the last batch is short, so what is missing falls into the same batches again.
-            rows = np.concatenate([pieces[number] for number in missing])
-            for number, part in zip(missing, bench.images.parts(batch_size, rows), strict=True):
-                effects: list[dict[str, NDArray[np.generic]]] = []
-                donors = None if part.donors is None else bench.engine.prepare(part.donors)
-                images = bench.engine.prepare(part.images)
-                logits = set_logits(bench.engine, images, jobs, bench.edit, donors=donors, noise=bench.noise(part))
-                intact = next(logits)
-                # The effect of doing nothing, for the intact network's own predictions.
-                effects.append({k: v.cpu().numpy() for k, v in pair_effects(intact, intact, part.labels).items()})
+    total = len(groups) * len(bench.images)
+    with together(reporter, "Ablating together", total, "ablated images") as task:
+
+        def measure(part: Part) -> Arrays:
+            effects: list[Arrays] = []
+            donors = None if part.donors is None else bench.engine.prepare(part.donors)
+            images = bench.engine.prepare(part.images)
+            logits = set_logits(bench.engine, images, jobs, bench.edit, donors=donors, noise=bench.noise(part))
+            intact = next(logits)
+            # The effect of doing nothing, for the intact network's own predictions.
+            effects.append({k: v.cpu().numpy() for k, v in pair_effects(intact, intact, part.labels).items()})
+            task.advance(len(part.rows))
+            for found in logits:
+                effects.append({k: v.cpu().numpy() for k, v in pair_effects(intact, found, part.labels).items()})
                 task.advance(len(part.rows))
-                for found in logits:
-                    effects.append({k: v.cpu().numpy() for k, v in pair_effects(intact, found, part.labels).items()})
-                    task.advance(len(part.rows))
-                own = -intact.double().log_softmax(1).gather(1, part.labels[:, None])[:, 0]
-                block = {name: np.stack([effect[name] for effect in effects]) for name in effects[0]}
-                done[keys[number]] = {**block, "loss": own.cpu().numpy()}
-                cache.put(keys[number], done[keys[number]])
-    parts = [PairEffects.from_arrays(done[key]) for key in keys]
-    return Joint(PairEffects.concatenate(parts, axis=1), np.concatenate([done[key]["loss"] for key in keys]))
+            own = -intact.double().log_softmax(1).gather(1, part.labels[:, None])[:, 0]
+            block = {name: np.stack([effect[name] for effect in effects]) for name in effects[0]}
+            return {**block, "loss": own.cpu().numpy()}
+
+        keys = measure_pieces(bench.images, batch_size, cache, "joint", measure, task, steps=len(groups))
+    whole = joined_pieces(cache, keys)
+    return Joint(PairEffects.from_arrays(whole), whole["loss"])
+
+
+def _shared_groups(plan: Plan | None, cache: BlockCache) -> list[Rows]:
+    """Groups of the main rank's plan: through a file, since they may hold every unit many times."""
+    world, key = current(), "groups"
+    if plan is not None:
+        groups = plan.groups
+        if world.several:
+            cache.put(key, {"rows": np.concatenate(groups), "ends": np.cumsum([len(rows) for rows in groups])})
+    world.barrier(key)
+    if plan is not None:
+        return groups
+    stored = cache.get(key)
+    assert stored is not None
+    return np.split(stored["rows"], stored["ends"][:-1])

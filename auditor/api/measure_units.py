@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
-import torch
 from numpy.typing import NDArray
 
-from auditor.ablation import PairEffects, class_effects, effect_table, first_order, rank_agreement, unit_attributions
-from auditor.ablation.edits import EditContext
-from auditor.ablation.replay import record, unit_maps
+from auditor.ablation import PairEffects, class_effects, effect_table, rank_agreement
 from auditor.api.bench import Bench, unit_blocks
 from auditor.api.engines import ablate_effects
+from auditor.api.pieces import Arrays
+from auditor.distributed import current
+from auditor.distributed.reporters import together
 from auditor.progress import Reporter, Task
-from auditor.stats.intervals import paired_mean_interval
 from auditor.store.blocks import BlockCache
-from auditor.units import Site
 
 BLOCK = 128
+PIECES, LEAST_IMAGES = 256, 16
+"""Into how many pieces the work is cut for several ranks, and how many images each has at least."""
 _FIELDS = ("target_logit_drop", "loss_change", "kl", "prediction")
 Rows = NDArray[np.int64]
 
@@ -31,31 +34,144 @@ def blocks_of(bench: Bench, rows: Rows) -> list[Rows]:
 
 
 def measure_units(bench: Bench, rows: Rows, cache: BlockCache, reporter: Reporter) -> list[str]:
-    """Ablate every unit of `rows` on every image and keep its effects on each image.
+    """Ablate every unit of `rows` on every image and keep its effects on each image; all ranks do it together.
 
     Parameters
     ----------
     bench : Bench
     rows : ndarray of int64
-        Rows of the unit table.
+        Rows of the unit table, the same on all ranks.
     cache : BlockCache
         Takes one block after the other, with the arrays of :class:`PairEffects` and ``row``; blocks that are there
-        are not measured again.
+        are not measured again. Sites without replay are noted there as ``fallbacks``.
 
     Returns
     -------
     list of str
         Keys of the blocks.
     """
+    world, every = current(), np.arange(len(bench.images), dtype=np.int64)
     blocks = blocks_of(bench, rows)
     keys = [f"units-{number:06d}" for number in range(len(blocks))]
-    with reporter.task("Ablating", len(rows), "units") as task:
-        for key, block in zip(keys, blocks, strict=True):
-            if cache.get(key) is None:
-                cache.put(key, {"row": block, **measure_block(bench, block, task=task).to_arrays()})
+    folders = [cache.folder / "pieces" / key for key in keys]
+    with together(reporter, "Ablating", len(rows), "units") as task:
+        missing = []
+        for number in world.take("blocks", len(blocks)):
+            block = cache.get(keys[number])
+            if block is None:
+                missing.append(number)
             else:
-                task.advance(len(block))
+                _note_fallbacks(bench, block)
+                task.advance(len(blocks[number]))
+        missing = sorted(number for one in world.gather("missing blocks", missing) for number in one)
+        pieces = cut(len(blocks), len(every))
+        if world.several and pieces > 1:
+            at_hand = [blocks[number] for number in missing], [folders[number] for number in missing]
+            measure_parts(bench, at_hand[0], every, at_hand[1], cut=pieces, task=task)
+        for taken in world.take("missing blocks", len(missing)):
+            number = missing[taken]
+            found = measure_rest(bench, blocks[number], every, folders[number], task)
+            cache.put(keys[number], {"row": blocks[number], **found})
+            shutil.rmtree(folders[number], ignore_errors=True)
+    if world.main:
+        shutil.rmtree(cache.folder / "pieces", ignore_errors=True)
+    _share_fallbacks(bench)
     return keys
+
+
+def cut(n_blocks: int, n_images: int) -> int:
+    """Into how many pieces each of so many blocks is cut, so that several ranks have enough to share."""
+    return min(-(-PIECES // max(n_blocks, 1)), max(1, n_images // LEAST_IMAGES))
+
+
+def measure_parts(
+    bench: Bench, blocks: Sequence[Rows], images: Rows, folders: Sequence[Path], *, cut: int, task: Task | None = None
+) -> None:
+    """Measure blocks of units on some images each time, whichever rank is free; :func:`measure_rest` joins that.
+
+    Parameters
+    ----------
+    bench : Bench
+    blocks : sequence of ndarray of int64
+        In the network's order, which is that of cost: the later a site, the less of the network runs again.
+    images : ndarray of int64
+        Places in the split.
+    folders : sequence of Path
+        For each block, takes what is measured; what is there is not measured again.
+    cut : int
+        Pieces of each block, at most: a piece is made of whole batches.
+    task : Task, optional
+    """
+    world = current()
+    for taken in world.take("pieces", cut * len(blocks)):
+        block, number = blocks[taken // cut], taken % cut
+        # Whole batches, so that images meet in the same batches as without pieces.
+        size = bench.engine.images_per_batch([job.site for job in bench.jobs(block)], len(block))
+        n_batches = -(-len(images) // size)
+        start, stop = (min(n_batches * edge // cut * size, len(images)) for edge in (number, number + 1))
+        if start == stop:
+            continue
+        cache, key = BlockCache(folders[taken // cut]), f"{start}-{stop}"
+        piece = cache.get(key)
+        if piece is None:
+            cache.put(key, _arrays(bench, block, measure_block(bench, block, images[start:stop], task)))
+        elif task is not None:
+            task.advance(len(block) * (stop - start) / len(bench.images))
+    world.barrier("pieces")
+
+
+def measure_rest(bench: Bench, block: Rows, images: Rows, folder: Path, task: Task | None = None) -> Arrays:
+    """Effects of units on images: what pieces in `folder` hold is taken from there, all else is measured.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Arrays of :class:`PairEffects`, shape (units, images), and ``fallbacks`` if there are any.
+    """
+    pieces = BlockCache(folder)
+    there = np.zeros(len(images), dtype=bool)
+    found: Arrays = {}
+    for key in pieces.keys():  # noqa: SIM118
+        piece = pieces.get(key)
+        if piece is None:
+            continue
+        _note_fallbacks(bench, piece)
+        start, _, stop = key.partition("-")
+        here = slice(int(start), int(stop))
+        there[here] = True
+        _fill(found, piece, here, len(images))
+    if not there.all():
+        rest = np.flatnonzero(~there)
+        _fill(found, measure_block(bench, block, images[rest], task).to_arrays(), rest, len(images))
+    return _arrays(bench, block, PairEffects.from_arrays(found))
+
+
+def _fill(whole: Arrays, part: Arrays, where: Any, n_images: int) -> None:
+    for name in _FIELDS:
+        if name not in whole:
+            whole[name] = np.empty((len(part[name]), n_images), dtype=part[name].dtype)
+        whole[name][:, where] = part[name]
+
+
+def _arrays(bench: Bench, block: Rows, effects: PairEffects) -> Arrays:
+    """Effects to be kept, and why some of their sites were not replayed: a later process would not know."""
+    known = bench.engine.fallbacks
+    names = dict.fromkeys(bench.units["site"].iloc[block].astype(str))
+    fallbacks = [(name, known[name]) for name in names if name in known]
+    return {**effects.to_arrays(), **({"fallbacks": np.array(fallbacks)} if fallbacks else {})}
+
+
+def _note_fallbacks(bench: Bench, block: Arrays) -> None:
+    bench.engine.fallbacks.update({str(name): str(why) for name, why in block.get("fallbacks", ())})
+
+
+def _share_fallbacks(bench: Bench) -> None:
+    """Tell all ranks what each has found."""
+    world, known = current(), bench.engine.fallbacks
+    if world.several:
+        found = {name: why for one in world.gather("fallbacks", known) for name, why in one.items()}
+        known.clear()
+        known.update({name: found[name] for name in bench.sites if name in found})
 
 
 def measure_block(bench: Bench, rows: Rows, images: Rows | None = None, task: Task | None = None) -> PairEffects:
@@ -64,11 +180,11 @@ def measure_block(bench: Bench, rows: Rows, images: Rows | None = None, task: Ta
     # Jobs hold units by site: where each of their units is in `rows`.
     names = bench.units["site"].to_numpy()[rows]
     places = [np.flatnonzero(names == job.site.name) for job in jobs]
-    n_images = len(bench.images) if images is None else len(images)
+    n_images, n_all = len(bench.images) if images is None else len(images), len(bench.images)
     size = bench.engine.images_per_batch([job.site for job in jobs], len(rows))
     advance: Callable[[float], None] | None = None
     if task is not None:
-        advance = lambda pairs: task.advance(pairs / n_images)  # noqa: E731
+        advance = lambda pairs: task.advance(pairs / n_all)  # noqa: E731
     kinds = dict.fromkeys(_FIELDS[:3], np.float32) | {"prediction": np.int32}
     found = {name: np.empty((len(rows), n_images), dtype=kind) for name, kind in kinds.items()}
     start = 0
@@ -132,81 +248,6 @@ def table_of_classes(
             table.insert(0, "unit_id", names[table.pop("row").to_numpy()])
             parts.append(table)
     return pd.concat(parts, ignore_index=True)
-
-
-def estimate_units(bench: Bench, cache: BlockCache, reporter: Reporter) -> pd.DataFrame:
-    """First-order estimates for every unit of the run, from one backward pass per image.
-
-    Returns
-    -------
-    pandas.DataFrame
-        ``estimated_loss_change`` and ``estimated_logit_drop`` with intervals over images; one row per unit of the run.
-    """
-    every = np.arange(len(bench.units), dtype=np.int64)
-    jobs = {job.site.name: job for job in bench.jobs(every)}
-    sites = [job.site for job in jobs.values()]
-    stored = cache.get("estimates")
-    if stored is None:
-        # All maps and their slopes are held at once.
-        per_image = 24 * sum(int(np.prod(site.shape)) for site in sites) + 1
-        size = int(max(1, min(64, bench.memory // 2 // per_image)))
-        sums: dict[str, list[NDArray[np.float32]]] = {"loss": [], "logit": []}
-        with reporter.task("Estimating", len(bench.images), "images") as task:
-            for part in bench.images.parts(size):
-                noise = bench.noise(part)
-                donors = None
-                if part.donors is not None:
-                    calls = {job.call for job in jobs.values()}
-                    with torch.no_grad():
-                        donors = record(bench.module, part.donors, calls)[1]
-
-                def delta(site: Site, maps, donors=donors, noise=noise):  # type: ignore[no-untyped-def]
-                    job = jobs[site.name]
-                    given = None if donors is None else unit_maps(donors[job.call], site.unit_axis, job.units)
-                    drawn = None if noise is None else (lambda: noise(site))
-                    return bench.edit.apply(maps, EditContext(job.mean, job.std, given, drawn)) - maps
-
-                found = first_order(bench.module, part.images, part.labels, sites, delta=delta)
-                sums["loss"].append(np.concatenate([found[s.name].loss_change.numpy().T for s in sites]))
-                sums["logit"].append(np.concatenate([found[s.name].target_logit_drop.numpy().T for s in sites]))
-                task.advance(len(part.rows))
-        stored = {name: np.concatenate(values, axis=1) for name, values in sums.items()}
-        cache.put("estimates", stored)
-    columns: dict[str, NDArray[np.float64]] = {}
-    for name, values in (("estimated_loss_change", stored["loss"]), ("estimated_logit_drop", stored["logit"])):
-        interval = paired_mean_interval(values, bench.settings.confidence)
-        columns |= dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
-    return pd.DataFrame(columns, index=every)
-
-
-def attribute_units(
-    bench: Bench, rows: Rows, methods: tuple[str, ...], cache: BlockCache, reporter: Reporter
-) -> pd.DataFrame:
-    """Captum's attributions of the label's logit to units, with intervals over images; indexed by `rows`."""
-    ordered = np.sort(rows)
-    columns: dict[str, NDArray[np.float64]] = {}
-    jobs = bench.jobs(ordered)
-    total = len(methods) * len(jobs) * len(bench.images)
-    with reporter.task("Attributing", total, "images") as task:
-        for method in methods:
-            parts = []
-            for number, job in enumerate(jobs):
-                key = f"{method}-{number:04d}"
-                stored = cache.get(key)
-                if stored is None:
-                    found = []
-                    for part in bench.images.parts(16):
-                        own = unit_attributions(bench.module, part.images, part.labels, job.site, method=method)
-                        found.append(own[:, job.units.cpu()].T.numpy())
-                        task.advance(len(part.rows))
-                    stored = {"values": np.concatenate(found, axis=1)}
-                    cache.put(key, stored)
-                else:
-                    task.advance(len(bench.images))
-                parts.append(stored["values"])
-            interval = paired_mean_interval(np.concatenate(parts), bench.settings.confidence)
-            columns |= dict(zip((method, f"{method}_low", f"{method}_high"), interval, strict=True))
-    return pd.DataFrame(columns, index=ordered)
 
 
 def agreements(

@@ -72,8 +72,11 @@ def joined(launch: Launch | None = None) -> Iterator[World]:
     world = World(launch.rank, launch.size, launch.local_rank, launch.local_size, launch, store, watch)
     watch.start()
     with entered(world):
-        yield world
-    # Not after an error: then the caller says which, and the others must not take it for an ordinary end.
+        try:
+            yield world
+        except BaseException as error:
+            watch.give_up(error)
+            raise
     world.barrier("leaving")
     if distributed.is_initialized():
         distributed.destroy_process_group()

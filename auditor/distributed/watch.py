@@ -113,6 +113,15 @@ class Watch(threading.Thread):
             self._part()
         return self.rank == 0
 
+    def give_up(self, error: BaseException) -> None:
+        """Tell the others of an error that nobody has told them of yet."""
+        if self._over.is_set() or isinstance(error, SystemExit | GeneratorExit):
+            return
+        if isinstance(error, KeyboardInterrupt):
+            self.interrupted()
+        else:
+            self.fail(f"{type(error).__name__}: {error}")
+
     def interrupted(self) -> str | None:
         """Find out, after a request to end, whether another rank was lost before.
 
@@ -148,7 +157,7 @@ class Watch(threading.Thread):
 
     def _quiet(self) -> None:
         """Leave it to the caller to say what there is to say."""
-        self._speaking.acquire()
+        self._speaking.acquire(blocking=False)
         self._over.set()
 
     def _gone(self, excused: Callable[[int], bool]) -> int | None:

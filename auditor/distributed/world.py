@@ -152,8 +152,9 @@ def entered(world: World) -> Iterator[World]:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Work as a single process inside the block, whatever others do meanwhile."""
-    token = _CURRENT.set(World())
+    """Work as a single process inside the block, whatever others do meanwhile; they still share the machine."""
+    here = current()
+    token = _CURRENT.set(World(local_rank=here.local_rank, local_size=here.local_size))
     try:
         yield
     finally:

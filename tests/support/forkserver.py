@@ -84,6 +84,10 @@ def become(order: dict[str, Any]) -> list[str]:
             finetune._save_history_figure = lambda _: None
             Comparison.save = lambda *_: None  # type: ignore[method-assign]
             Sweep.save_figures = lambda _: []  # type: ignore[method-assign]
+        if order["argv"][0] == "ablate":
+            from auditor.api.ablation_result import Ablation
+
+            Ablation.save_figures = lambda _: []  # type: ignore[method-assign]
         if order["argv"][0] == "audit":
             from auditor.api.audit_result import Audit
 
