@@ -15,7 +15,7 @@ from auditor.errors import AuditorError, DataError, OptionError
 
 _NAME = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 _WANTED = "package.module:factory, importable here or from the current folder"
-PLUGIN_SCHEMES = {"hf": "auditor-huggingface"}
+PLUGIN_SCHEMES = {"hf": "auditor-huggingface", "hfs": "auditor-streaming", "wds": "auditor-streaming"}
 """Beginnings of names that a plugin of ours understands, for a hint where it is not installed."""
 
 
