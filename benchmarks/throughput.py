@@ -29,7 +29,8 @@ import torch
 from PIL import Image
 
 from auditor.api.forward import Execution, batches, choose_workers
-from auditor.api.stream import PROFILED, stream
+from auditor.api.stream import stream
+from auditor.api.tally import PROFILED
 from auditor.data import load_data
 from auditor.data.torch_data import ImageDataset
 from auditor.hooks import capture

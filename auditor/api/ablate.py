@@ -257,8 +257,7 @@ def _measure(
 def _importance(cache: BlockCache, keys: list[str], n_units: int) -> NDArray[np.float64]:
     importance = np.full(n_units, np.nan)
     for key in keys:
-        block = cache.get(key)
-        assert block is not None
+        block = cache.require(key)
         importance[block["row"]] = block["loss_change"].mean(1, dtype=np.float64)
     return importance
 

@@ -17,7 +17,7 @@ from auditor.api.models import Prepared
 from auditor.api.notable import notable_units
 from auditor.api.regions import Layout, lay_out, project
 from auditor.api.run import Run
-from auditor.api.stream import PROFILED
+from auditor.api.tally import PROFILED
 from auditor.data import SPLITS, LabelledData
 from auditor.errors import DataError, OptionError, unknown_name
 from auditor.hooks import capture, on_calls

@@ -262,6 +262,7 @@ def choose_workers(dataset: ImageDataset, batch_size: int, *, on_cpu: bool) -> i
     if not seconds or float(np.median(seconds)) * len(dataset) < WORTH_IT or not _can_be_sent(dataset):
         return 0
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = max(1, cores // current().local_size)
     wanted = min(MOST_ON_CPU, cores // 2) if on_cpu else min(MOST_ON_GPU, cores)
     shared = Path("/dev/shm")
     if shared.is_dir() and size:

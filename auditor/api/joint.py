@@ -160,6 +160,5 @@ def _shared_groups(plan: Plan | None, cache: BlockCache) -> list[Rows]:
     world.barrier(key)
     if plan is not None:
         return groups
-    stored = cache.get(key)
-    assert stored is not None
+    stored = cache.require(key)
     return np.split(stored["rows"], stored["ends"][:-1])

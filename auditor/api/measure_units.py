@@ -220,8 +220,7 @@ def table_of_units(
     """
     parts = []
     for key in keys:
-        block = cache.get(key)
-        assert block is not None
+        block = cache.require(key)
         table = effect_table(
             PairEffects.from_arrays(block), intact_prediction, labels, preferred[block["row"]],
             n_classes=n_classes, confidence=confidence,
@@ -236,8 +235,7 @@ def table_of_classes(
     """Effects of some measured units on each class, in long form; see :func:`auditor.ablation.class_effects`."""
     parts = []
     for key in keys:
-        block = cache.get(key)
-        assert block is not None
+        block = cache.require(key)
         inside = np.isin(block["row"], rows)
         if inside.any():
             own = PairEffects.from_arrays({name: block[name][inside] for name in _FIELDS})

@@ -85,7 +85,6 @@ def joined_pieces(cache: BlockCache, keys: Iterable[str]) -> Arrays:
     """Join the arrays of blocks along their last axis, which holds the images."""
     parts = []
     for key in keys:
-        block = cache.get(key)
-        assert block is not None, key
+        block = cache.require(key)
         parts.append(block)
     return {name: np.concatenate([part[name] for part in parts], axis=-1) for name in parts[0]}

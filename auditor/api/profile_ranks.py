@@ -12,8 +12,9 @@ from auditor.api.settings import SelectivitySettings, StoreSettings
 from auditor.api.shard_plan import ShardPlan
 from auditor.api.site_scores import get_scores, put_scores
 from auditor.api.storing import STORE, Responses, missing_shards, shard_files
-from auditor.api.stream import PROFILED, Moments, Streamed, moments_of
+from auditor.api.stream import Streamed
 from auditor.api.tables import site_scorer
+from auditor.api.tally import PROFILED, Moments, moments_of
 from auditor.distributed import World
 from auditor.distributed.reporters import together
 from auditor.errors import OptionError, RunError
@@ -158,9 +159,9 @@ def score_shared(
             task.advance(site.n_units)
 
     def known(site: Site) -> list[UnitScores]:
+        cache.require(site.name)
         found = get_scores(cache, site.name)
-        if found is None:
-            raise RunError(f"What was found at {site.name} is not in {cache.folder} any more.", fix="Profile again.")
+        assert found is not None
         return found
 
     return known

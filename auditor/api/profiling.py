@@ -39,17 +39,9 @@ from auditor.api.storing import (
     shard_file,
     store_files,
 )
-from auditor.api.stream import (
-    PROFILED,
-    Moments,
-    Streamed,
-    check_classes,
-    layout,
-    order_of,
-    size_line,
-    stream,
-)
+from auditor.api.stream import Streamed, check_classes, layout, order_of, size_line, stream
 from auditor.api.tables import Tables, score_sites
+from auditor.api.tally import PROFILED, Moments
 from auditor.api.workspace import claim, locked, mark_latest, slug, write_manifest
 from auditor.data import SPLITS, LabelledData
 from auditor.distributed import World, current

@@ -16,6 +16,7 @@ from auditor.api.forward import Execution, Transform, batches
 from auditor.api.settings import StoreSettings
 from auditor.api.skips import SKIPPED, Skips
 from auditor.api.storing import shard_rows
+from auditor.api.tally import PROFILED, Moments, Tally, read_back
 from auditor.data import SPLITS, LabelledData, Skipped
 from auditor.errors import DataError, RunError
 from auditor.hooks import capture
@@ -23,17 +24,11 @@ from auditor.models.trace import evaluating
 from auditor.progress import Reporter, Task
 from auditor.stats.moments import ClassMoments
 from auditor.store.reader import StoreReader
-from auditor.store.shards import ShardedReader
 from auditor.store.space import check_memory, estimate_bytes, format_bytes, free_bytes
 from auditor.store.writer import StoreWriter
 from auditor.units import Site
 
-PROFILED = ("select", "score")
 SHOWN = 5
-# Rows that are counted at once: enough for speed, few enough to be held.
-COUNTED = 256
-
-Moments = dict[str, dict[str, ClassMoments]]
 
 
 class Streamed(NamedTuple):
@@ -166,10 +161,10 @@ def stream(
         nullcontext(task) if task is not None else reporter.task("Profiling", len(order), "images") as task,
         capture(module, sites, whole=getattr(torch, storing.dtype) if maps else None) as captured,
     ):
-        tally = _Tally(moments)
+        tally = Tally(moments)
         if store.committed:
             with StoreReader(path) as earlier:
-                _read_back(earlier, tally, sites)
+                read_back(earlier, tally, sites)
         if not store.complete:
             start = _next_image(order, data, skips.rows, path, store.committed, execution.batch_size)
             task.advance(start)
@@ -201,15 +196,6 @@ def stream(
 def order_of(data: LabelledData) -> NDArray[np.int64]:
     """The images of a pass, in their order."""
     return np.concatenate([data.splits[split] for split in PROFILED])
-
-
-def moments_of(store: StoreReader | ShardedReader, sites: Sequence[Site], n_classes: int) -> Moments:
-    """Class moments of stored responses: split, then site name, to moments."""
-    moments = {split: {site.name: ClassMoments(n_classes, site.n_units) for site in sites} for split in PROFILED}
-    tally = _Tally(moments)
-    _read_back(store, tally, sites)
-    tally.finish()
-    return moments
 
 
 def size_line(
@@ -309,49 +295,3 @@ def check_classes(data: LabelledData, skipped: Sequence[Skipped], moments: Momen
                 got=next(one.reason for one in skipped if one.split == split),
                 fix="Repair or remove the files; they are listed in the run's skipped.csv.",
             )
-
-
-class _Tally:
-    """Counts rows into moments in blocks that begin at the first row, whatever comes in together.
-
-    So the same rows give the same bytes, also where a part of them was written by an earlier process.
-    """
-
-    def __init__(self, moments: Moments) -> None:
-        self._moments = moments
-        self._waiting: list[tuple[dict[str, NDArray[Any]], NDArray[np.int64], NDArray[np.int8]]] = []
-        self._n = 0
-
-    def add(self, responses: Mapping[str, NDArray[Any]], labels: NDArray[np.int64], codes: NDArray[np.int8]) -> None:
-        """Add rows."""
-        start = 0
-        while start < len(labels):
-            stop = min(len(labels), start + COUNTED - self._n)
-            part = slice(start, stop)
-            self._waiting.append(({name: r[part] for name, r in responses.items()}, labels[part], codes[part]))
-            self._n += stop - start
-            start = stop
-            if self._n == COUNTED:
-                self.finish()
-
-    def finish(self) -> None:
-        """Count what waits for its block to fill."""
-        waiting, self._waiting, self._n = self._waiting, [], 0
-        if not waiting:
-            return
-        labels, codes = (np.concatenate([part[i] for part in waiting]) for i in (1, 2))
-        for name in waiting[0][0]:
-            values = np.concatenate([part[0][name] for part in waiting])
-            for split in PROFILED:
-                mine = codes == SPLITS.index(split)
-                if mine.any():
-                    self._moments[split][name].update(values[mine], labels[mine])
-
-
-def _read_back(store: StoreReader | ShardedReader, tally: _Tally, sites: Sequence[Site], step: int = COUNTED) -> None:
-    """Add the rows that an earlier process wrote."""
-    labels, codes = store.labels, store.splits
-    for start in range(0, store.n_rows, step):
-        part = slice(start, min(start + step, store.n_rows))
-        responses = {site.name: store.responses(site.name, part) for site in sites}
-        tally.add(responses, labels[part], codes[part])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -13,11 +14,13 @@ from urllib.parse import quote, unquote
 import numpy as np
 from numpy.typing import NDArray
 
-from auditor.errors import OptionError
+from auditor.errors import OptionError, StoreError
 from auditor.store.files import replacing
 
 _SUFFIX = ".npz"
 _LONGEST_NAME = 200
+# The default time for which an NFS client believes that a file is not there.
+PATIENCE = 60.0
 
 
 class BlockCache:
@@ -39,6 +42,30 @@ class BlockCache:
                 return {name: block[name] for name in block.files}
         except (OSError, ValueError, EOFError, KeyError, NotImplementedError, zipfile.BadZipFile, zlib.error):
             return None
+
+    def require(self, key: str, *, patience: float = PATIENCE) -> dict[str, NDArray[Any]]:
+        """Return the arrays of a block that must be there.
+
+        Parameters
+        ----------
+        key : str
+        patience : float
+            Seconds to wait for it: on a network file system, what another machine has written shows late.
+
+        Raises
+        ------
+        StoreError
+            If it does not come.
+        """
+        deadline = time.monotonic() + patience
+        while (found := self.get(key)) is None:
+            if time.monotonic() > deadline:
+                raise StoreError(
+                    f"{self._path(key)} is missing or damaged, though it was written.",
+                    fix="Check that all processes see the same folder, then repeat the command.",
+                )
+            time.sleep(0.2)
+        return found
 
     def put(self, key: str, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Keep `arrays` under `key`, in place of what was there.

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -124,3 +125,13 @@ def test_blocks_hold_no_objects_and_have_names(tmp_path):
     for key in ("", "x" * 300):
         with pytest.raises(OptionError, match="cannot name a block"):
             cache.put(key, {})
+
+
+def test_a_block_that_shows_late_is_waited_for(tmp_path: Path) -> None:
+    cache = BlockCache(tmp_path)
+    later = threading.Timer(0.3, lambda: cache.put("it", {"values": np.arange(3)}))
+    later.start()
+    np.testing.assert_array_equal(cache.require("it", patience=30)["values"], [0, 1, 2])
+    later.join()
+    with pytest.raises(StoreError, match="is missing or damaged"):
+        cache.require("other", patience=0)

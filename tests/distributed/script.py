@@ -1,0 +1,18 @@
+"""What a user's own script does under a launcher; ``crash`` lets one rank fail."""
+
+import sys
+from pathlib import Path
+
+import auditor
+from auditor.distributed.joining import joined
+
+with joined() as world:
+    run = auditor.profile(
+        "slow:small_cnn", weights="none", data=sys.argv[1], input_size=16, batch_size=16, workers=0, shuffles=19,
+        bootstraps=39, name="mine",
+    )  # fmt: skip
+    if sys.argv[2] == "crash" and world.rank == 1:
+        message = "what is not in the table"
+        raise LookupError(message)
+    world.barrier("after the profile")
+    Path(f"rank-{world.rank}").write_text(f"{len(run.selectivity)}", encoding="utf-8")
