@@ -58,19 +58,7 @@ def train_or_load(
         The file that holds the weights.
     """
     plan = replace(PLAN, seed=seed)
-    key = {
-        "recipe": RECIPE,
-        "plan": plan.to_dict(),
-        "shift": MAX_SHIFT,
-        "model": spec.spec,
-        "library": version(spec.source) if spec.source != "factory" else "",
-        "torch": torch.__version__,
-        "preprocessing": preprocessing.to_dict(),
-        "data": data.fingerprint(),
-        "splits": data.split_fingerprint(),
-    }
-    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    path = cache_folder() / "weights" / f"{data.name}-{spec.name}-seed{seed}-{digest}.safetensors"
+    path, key = weights_path(spec, preprocessing, data, seed)
     if path.exists():
         try:
             load_checkpoint(module, path)
@@ -88,9 +76,28 @@ def train_or_load(
     estimate, low, high = _train(module, data, transform, plan, execution, reporter)
     recorded = f"{estimate:.2%} [{low:.2%}, {high:.2%}] on the score split"
     path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(module, path, {"key": json.dumps(key, sort_keys=True), "accuracy": recorded})
+    save_weights(module, path, {"key": key, "accuracy": recorded})
     reporter.say(f"Weights: accuracy {recorded}; kept at {path}.")
     return path
+
+
+def weights_path(spec: ModelSpec, preprocessing: Preprocessing, data: LabelledData, seed: int) -> tuple[Path, str]:
+    """Where the weights are kept once they are trained, and the key that the file's name is made of."""
+    plan = replace(PLAN, seed=seed)
+    key = {
+        "recipe": RECIPE,
+        "plan": plan.to_dict(),
+        "shift": MAX_SHIFT,
+        "model": spec.spec,
+        "library": version(spec.source) if spec.source != "factory" else "",
+        "torch": torch.__version__,
+        "preprocessing": preprocessing.to_dict(),
+        "data": data.fingerprint(),
+        "splits": data.split_fingerprint(),
+    }
+    text = json.dumps(key, sort_keys=True)
+    digest = hashlib.sha256(text.encode()).hexdigest()[:16]
+    return cache_folder() / "weights" / f"{data.name}-{spec.name}-seed{seed}-{digest}.safetensors", text
 
 
 def _train(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from auditor.api.profiling import profile_prepared
 from auditor.api.run import Run
 from auditor.api.scratch import fresh_start
 from auditor.api.settings import SelectivitySettings, StoreSettings
-from auditor.api.skips import SKIPPED, Skips
-from auditor.api.training_data import check_cache, check_classes, open_training_data
+from auditor.api.training_data import check_cache, check_classes, open_shared_data
 from auditor.api.tuned import TRAINING, WEIGHTS, FineTuned
 from auditor.api.tuning_settings import Regularization, regularization
-from auditor.api.workspace import MANIFEST, check_name, claim, locked, read_manifest, slug, write_manifest
+from auditor.api.workspace import MANIFEST, Claim, check_name, claim, locked, read_manifest, slug, write_manifest
 from auditor.data import LabelledData
+from auditor.distributed import World, current
+from auditor.distributed.reporters import of_rank
 from auditor.errors import ModelError, RunError
 from auditor.manifest import Manifest, provenance
 from auditor.models import load_checkpoint, save_weights, state_hash
@@ -82,6 +84,11 @@ def finetune(
 
     Training uses the train split; accuracy and selectivity on the way, early stopping and the choice of the best epoch
     use the select split; the comparison is made on the select split (selectivity) and the score split (accuracy).
+
+    In several ranks (``torchrun``) each learns from a share of every batch, and gradients, batch norms and class means
+    are those of the whole batch. The result is that of one process but for the order of sums, and for what layers draw
+    at random (dropout, stochastic depth): each rank draws for its own images. Another number of ranks may go on with a
+    training that was stopped.
 
     Parameters
     ----------
@@ -148,7 +155,9 @@ def finetune(
     check_cache(cache_images)
     if name is not None:
         check_name(name)
-    data = run.data()
+    world, reporter = current(), of_rank(reporter)
+    with world.first("data"):
+        data = run.data()
     learned = data if limit is None else data.limited(limit)
     check_classes(learned.labels[learned.splits["train"]], data.classes, reporter)
     if run.summary["accuracy"] is None:
@@ -172,8 +181,9 @@ def finetune(
     base = str(run.manifest.identity["model"]["spec"]).split(":")[-1]
     home = run.path.parent if runs is None else Path(runs)
     folder = home / (name or f"{slug(base)}-{slug(data.name)}-alpha{plan.alpha:g}-{manifest.digest()[:8]}")
-    work = _Work(run, plan, chosen, manifest, folder, execution, reporter, cache_images)
-    _check_free(folder)
+    work = _Work(run, plan, chosen, manifest, folder, execution, reporter, cache_images, world)
+    if world.main:
+        _check_free(folder)
     prepared = work.train(learned)
     settings = run.manifest.identity["selectivity"]
     tuned = profile_prepared(
@@ -193,8 +203,10 @@ def finetune(
         beside=(TRAINING, WEIGHTS),
     )
     result = FineTuned(tuned.path, manifest=tuned.manifest, model=prepared, data=data)
-    result.comparison.save(result.path / "comparison")
-    _save_history_figure(result)
+    if world.main:
+        result.comparison.save(result.path / "comparison")
+        _save_history_figure(result)
+    world.barrier("compared")
     return result
 
 
@@ -223,16 +235,17 @@ class _Work:
     execution: Execution
     reporter: Reporter
     cache_images: str
+    world: World
 
     def train(self, data: LabelledData) -> Prepared:
         """Train, or take up what an earlier call left."""
         run, plan, manifest = self.run, self.plan, self.manifest
-        start = run.model(self.execution)
+        with self.world.first("model"):
+            start = run.model(self.execution)
         scratch = bool(manifest.identity.get("from_scratch"))
         module = fresh_start(start, seed=plan.seed) if scratch else copy.deepcopy(start.module)
         training, weights = self.folder / TRAINING, self.folder / WEIGHTS
-        with locked(training):
-            state = claim(training, manifest).state
+        with self._claimed(training) as state:
             if state == "done":
                 load_checkpoint(module, weights)
             else:
@@ -243,19 +256,9 @@ class _Work:
                     f"{plan.epochs} epochs" + (" (going on where it was stopped)." if state == "resume" else ".")
                 )
                 history = self._fit(module, start, data, training / STATE)
-                write_csv(training / "history.csv", pd.DataFrame([asdict(record) for record in history.epochs]))
-                names = [field.name for field in fields(LayerRecord)]
-                layers = pd.DataFrame([asdict(record) for record in history.layers], columns=names)
-                write_csv(training / "layers.csv", layers)
-                save_weights(module, weights, {"parent": run.manifest.digest(), "alpha": f"{plan.alpha:g}"})
-                manifest.complete = True
-                manifest.provenance |= {
-                    "seconds": round(time.monotonic() - began, 2),
-                    "best_epoch": history.best,
-                    "last_epoch": len(history.epochs),
-                }
-                write_manifest(training, manifest)
-                training.joinpath(STATE).unlink(missing_ok=True)
+                if self.world.main:
+                    self._finish(module, history, training, seconds=time.monotonic() - began)
+            self.world.barrier("trained")
         module.eval()
         identity = {
             **start.identity,  # with what was done to its outputs
@@ -265,22 +268,45 @@ class _Work:
         }
         return Prepared(module, start.preprocessing, identity, weights)
 
+    @contextmanager
+    def _claimed(self, training: Path) -> Iterator[Claim]:
+        """Hold the training's folder, by the main rank for all; every rank learns how far the training is."""
+        if self.world.main:
+            with locked(training):
+                yield self.world.share("claimed", claim(training, self.manifest).state)
+        else:
+            yield self.world.share("claimed")
+
+    def _finish(self, module: nn.Module, history: Training, training: Path, *, seconds: float) -> None:
+        plan, manifest = self.plan, self.manifest
+        write_csv(training / "history.csv", pd.DataFrame([asdict(record) for record in history.epochs]))
+        names = [field.name for field in fields(LayerRecord)]
+        layers = pd.DataFrame([asdict(record) for record in history.layers], columns=names)
+        write_csv(training / "layers.csv", layers)
+        parent = self.run.manifest.digest()
+        save_weights(module, self.folder / WEIGHTS, {"parent": parent, "alpha": f"{plan.alpha:g}"})
+        manifest.complete = True
+        manifest.provenance |= {
+            "seconds": round(seconds, 2),
+            "best_epoch": history.best,
+            "last_epoch": len(history.epochs),
+        }
+        write_manifest(training, manifest)
+        training.joinpath(STATE).unlink(missing_ok=True)
+
     def _fit(self, module: nn.Module, start: Prepared, data: LabelledData, state: Path) -> Training:
         execution, chosen, plan = self.execution.on(start.module), self.chosen, self.plan
         check_precision(plan, execution.torch_device())
-        n_images = sum(len(data.splits[split]) for split in ("train", "select"))
-        skips = Skips(data, n_images, path=state.with_name(SKIPPED), max_bad=execution.max_bad)
-        pictures = open_training_data(
-            data, start, execution, batch_size=plan.batch_size, cache_images=self.cache_images, skips=skips,
-            checked=state.exists(), reporter=self.reporter,
+        pictures = open_shared_data(
+            data, start, execution, batch_size=plan.batch_size, cache_images=self.cache_images, state=state,
+            world=self.world, reporter=self.reporter,
         )  # fmt: skip
-        skips.announce(self.reporter)
-        shuffled = shuffled_labels(pictures.held_out.labels, plan.seed)
+        shuffled = shuffled_labels(pictures.held_out.labels, plan.seed)[pictures.held_out.share.own]
 
         def evaluate(model: nn.Module) -> Evaluation:
             return evaluate_network(
                 model, pictures.held_out, sites=chosen.measured, metric=chosen.metric, rectify=chosen.rectify,
-                shuffled=shuffled, n_classes=len(data.classes),
+                shuffled=shuffled, n_classes=len(data.classes), world=self.world,
             )  # fmt: skip
 
         return train(
@@ -292,6 +318,7 @@ class _Work:
             state=state,
             reporter=self.reporter,
             description=f"Fine-tuning (alpha {plan.alpha:g})",
+            world=self.world,
         )
 
 

@@ -12,12 +12,15 @@ from auditor.api.run import Run
 from auditor.api.sweep_board import KIND, Board
 from auditor.api.sweep_grid import grid, identity, plans
 from auditor.api.sweep_processes import spread
+from auditor.api.sweep_ranks import share_out
 from auditor.api.sweep_result import Failed, Sweep
 from auditor.api.sweep_tables import Member
 from auditor.api.sweep_work import work
 from auditor.api.training_data import check_cache, check_classes
 from auditor.api.tuning_settings import regularization
 from auditor.api.workspace import check_name, slug
+from auditor.distributed import current
+from auditor.distributed.reporters import of_rank
 from auditor.errors import ModelError, OptionError
 from auditor.manifest import Manifest, provenance
 from auditor.progress import QUIET, Reporter
@@ -44,7 +47,8 @@ def sweep(
     Each network is a run of its own in ``<sweep>/networks``. What is finished is skipped; a training that was killed
     goes on where it was; one that fails is recorded, does not stop the others, and is tried again by the next call.
     Alphas and seeds that are given later join the sweep. The same call may be made by several processes, on one machine
-    or on several that share the folder: each takes what is free.
+    or on several that share the folder: each takes what is free. So do the ranks of a launcher (``torchrun``): each
+    trains whole networks, as a process of its own does.
 
     Parameters
     ----------
@@ -81,6 +85,13 @@ def sweep(
     cells = grid(chosen, seeds)
     if processes < 1:
         raise OptionError("A sweep needs a process.", wanted="1 or more", got=str(processes))
+    world, reporter = current(), of_rank(reporter)
+    if processes > 1 and world.several:
+        raise OptionError(
+            "A sweep is divided among the processes of a launcher, or starts its own, not both.",
+            wanted="processes=1",
+            got=f"{processes} in each of {world.size} ranks",
+        )
     if not 0 <= margin < 1:
         raise OptionError("The margin is a share of images.", wanted="such as 0.01", got=str(margin))
     if name is not None:
@@ -100,22 +111,28 @@ def sweep(
     base = str(model["spec"]).split(":")[-1]
     path = run.path.parent / (name or f"sweep-{slug(base)}-{slug(data['name'])}-{manifest.digest()[:8]}")
     board = Board(path)
-    board.join(manifest, cells)
+    if world.main:
+        board.join(manifest, cells)
+    # Before any rank begins: what fails from here on is no earlier failure.
+    before: dict[str, str] = world.share("failures", board.failures(cells) if world.main else None)
     if 0.0 not in chosen:
         reporter.say("alpha 0 is added: it is what the others are compared with.")
-    before = board.failures(cells)
     finished = sum(board.done(cell) is not None for cell in cells)
     reporter.say(
         f"Sweep: {path}, {len(cells)} networks" + (f", {finished} of them finished before." if finished else ".")
     )
-    if processes == 1:
+    if world.several:
+        share_out(run, board, cells, training, before=before, world=world, reporter=reporter)
+    elif processes == 1:
         work(run, board, cells, training, before=before, reporter=reporter,
              begins=lambda cell: reporter.say(f"Network {cells.index(cell) + 1} of {len(cells)}: {cell}."))  # fmt: skip
     else:
         spread(run, board, cells, training, before=before, processes=processes, reporter=reporter)
     result = Sweep(path, parent=run)
-    result.write(margin=margin)
-    return result
+    if world.main:
+        result.write(margin=margin)
+    world.barrier("sweep written")
+    return result if world.main else Sweep(path, parent=run)
 
 
 def _check_trainable(run: Run, plan: TrainingPlan, training: dict[str, Any], reporter: Reporter) -> None:

@@ -15,13 +15,15 @@ from torch.utils.data import Sampler
 
 from auditor.api.forward import Execution, Images, Transform, image_loader, load_split
 from auditor.api.models import Prepared
-from auditor.api.skips import Skips
+from auditor.api.skips import SKIPPED, Skips
 from auditor.data import LabelledData
 from auditor.data.torch_data import ImageDataset
+from auditor.distributed import World
 from auditor.errors import DataError, unknown_name
 from auditor.progress import Reporter
 from auditor.store.space import format_bytes
 from auditor.training import InMemory, Source
+from auditor.training.ranks import Share
 
 CACHE = ("auto", "always", "never")
 # Of the free memory: while batches are joined the pictures are there twice, and the network needs room, too.
@@ -38,17 +40,25 @@ class HeldOut:
     Parameters
     ----------
     parts : Images or InMemory
+        Of several ranks' pictures, this one's.
     labels : ndarray of int64, shape (N,)
+        Of all ranks' pictures.
     batch_size : int
+    share : Share
+        The rank's part of the N.
     """
 
-    def __init__(self, parts: Images | InMemory, labels: Ints, batch_size: int) -> None:
+    def __init__(self, parts: Images | InMemory, labels: Ints, batch_size: int, share: Share) -> None:
         self.labels = labels
+        self.share = share
         self._parts = parts
         self._size = batch_size
 
     def __iter__(self) -> Iterator[tuple[Tensor, Ints]]:
-        start = 0
+        """Batches of the rank's pictures, with their labels."""
+        if not len(self.share):
+            return
+        start = self.share.start
         batches = self._parts.images.split(self._size) if isinstance(self._parts, InMemory) else self._parts
         for batch in batches:
             images = batch if isinstance(batch, Tensor) else batch.images
@@ -116,6 +126,51 @@ class TrainingData:
     held_out: HeldOut
 
 
+def open_shared_data(
+    data: LabelledData,
+    start: Prepared,
+    execution: Execution,
+    *,
+    batch_size: int,
+    cache_images: str,
+    state: Path,
+    world: World,
+    reporter: Reporter,
+) -> TrainingData:
+    """Make the pictures ready for every rank: all leave out the same ones, which the main rank finds first.
+
+    Parameters
+    ----------
+    data, start, execution, batch_size, cache_images, reporter
+        See :func:`open_training_data`.
+    state : Path
+        Where the training keeps its state. Pictures that cannot be read are listed beside it.
+    world : World
+
+    Raises
+    ------
+    DataError
+        If too many cannot be read, or not all ranks can read the same ones.
+    """
+    n_images = sum(len(data.splits[split]) for split in ("train", "select"))
+    with world.first("unreadable images"):
+        skips = Skips(data, n_images, path=state.with_name(SKIPPED), max_bad=execution.max_bad)
+        pictures = open_training_data(
+            data, start, execution, batch_size=batch_size, cache_images=cache_images, skips=skips,
+            checked=state.exists() or not world.main, world=world, reporter=reporter,
+        )  # fmt: skip
+    left_out = world.gather("images", len(skips))
+    if len(set(left_out)) > 1:
+        raise DataError(
+            "The ranks cannot read the same images.",
+            wanted=f"{left_out[0]} left out, as on rank 0",
+            got=", ".join(map(str, left_out)),
+            fix="Repeat the command to leave out what one of them cannot read.",
+        )
+    skips.announce(reporter)
+    return pictures
+
+
 def open_training_data(
     data: LabelledData,
     start: Prepared,
@@ -125,6 +180,7 @@ def open_training_data(
     cache_images: str,
     skips: Skips,
     checked: bool,
+    world: World,
     reporter: Reporter,
 ) -> TrainingData:
     """Make the train and the select split ready.
@@ -145,14 +201,20 @@ def open_training_data(
         Takes pictures that cannot be read.
     checked : bool
         Whether an earlier call has found those already.
+    world : World
+        Each rank gets all of the train split, and its share of the select split.
     reporter : Reporter
     """
     transform = start.preprocessing.build()
-    if _fits(data, start, execution, cache_images, reporter):
+    if _fits(data, start, execution, cache_images, world, reporter):
         images, labels = load_split(data, "train", transform, execution, skips=skips)
         held_images, held_labels = load_split(data, "select", transform, execution, skips=skips)
-        held = InMemory(held_images, held_labels)
-        return TrainingData(InMemory(images, labels), HeldOut(held, held.labels, execution.batch_size))
+        share = Share.of(len(held_labels), world)
+        mine = held_images[share.own].clone() if world.several else held_images
+        held = InMemory(mine, held_labels[share.own])
+        return TrainingData(
+            InMemory(images, labels), HeldOut(held, held_labels.cpu().numpy(), execution.batch_size, share)
+        )
     index = {split: data.splits[split] for split in ("train", "select")}
     if not checked:
         # Batches are planned from what can be read, as they are where everything is read first.
@@ -162,10 +224,11 @@ def open_training_data(
     unreadable = {one.id for one in skips.all}
     bad = [row for row, name in enumerate(data.ids) if name in unreadable] if unreadable else []
     train, select = (rows[~np.isin(rows, bad)] for rows in index.values())
-    parts = Images(data, select, transform, execution)
+    share = Share.of(len(select), world)
+    parts = Images(data, select[share.own], transform, execution)
     return TrainingData(
         Streamed(data, train, transform, batch_size, execution),
-        HeldOut(parts, data.labels[select], execution.batch_size),
+        HeldOut(parts, data.labels[select], execution.batch_size, share),
     )
 
 
@@ -215,11 +278,16 @@ def _nothing(_image: object) -> Tensor:
     return torch.empty(0)
 
 
-def _fits(data: LabelledData, start: Prepared, execution: Execution, choice: str, reporter: Reporter) -> bool:
+def _fits(
+    data: LabelledData, start: Prepared, execution: Execution, choice: str, world: World, reporter: Reporter
+) -> bool:
     if choice != "auto":
         return choice == "always"
     n = len(data.splits["train"]) + len(data.splits["select"])
-    need, free = 4 * n * prod(start.preprocessing.input_size), free_memory(execution.torch_device())
+    device = execution.torch_device()
+    need, free = 4 * n * prod(start.preprocessing.input_size), free_memory(device)
+    if device.type == "cpu":
+        free /= world.local_size  # GPUs are each rank's own
     if need <= SHARE * free:
         return True
     reporter.say(

@@ -73,6 +73,7 @@ def command(*, run_name: str | None, runs: str, as_json: bool, quiet: bool, **op
     """
     from auditor.api.run import Run
     from auditor.api.sweep import sweep
+    from auditor.distributed import current
 
     found = sweep(Run.open(run_name, runs=runs, original=True), reporter=reporter(quiet=quiet), **options)
     if as_json:
@@ -80,11 +81,12 @@ def command(*, run_name: str | None, runs: str, as_json: bool, quiet: bool, **op
     else:
         show(found)
     if found.failed:
-        click.echo(
-            f"Error: {len(found.failed)} networks failed; the others are in the tables. The traceback of each is in "
-            f"{found.path / 'work'}; repeat the command to try again.",
-            err=True,
-        )
+        if current().main:
+            click.echo(
+                f"Error: {len(found.failed)} networks failed; the others are in the tables. The traceback of each is "
+                f"in {found.path / 'work'}; repeat the command to try again.",
+                err=True,
+            )
         sys.exit(1)
 
 

@@ -87,12 +87,14 @@ class Progress:
                 fix="Delete the file to train from the start.",
             ) from error
 
-    def export(self, folder: Path, *, keep: str) -> None:
-        """Write the weights of the last and of the best epoch, and leave those to be kept in the model."""
+    def export(self, folder: Path | None, *, keep: str) -> None:
+        """Leave the weights to be kept in the model; write those of the last and of the best epoch, given a folder."""
         last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         ends = {"best": self.history.best, "last": len(self.history.epochs)}
-        save_weights(self.model, folder / LAST, {"epoch": str(ends["last"])})
+        if folder is not None:
+            save_weights(self.model, folder / LAST, {"epoch": str(ends["last"])})
         self.model.load_state_dict(self.best)
-        save_weights(self.model, folder / BEST, {"epoch": str(ends["best"])})
+        if folder is not None:
+            save_weights(self.model, folder / BEST, {"epoch": str(ends["best"])})
         if keep == "last":
             self.model.load_state_dict(last)

@@ -12,16 +12,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from auditor.distributed import World
 from auditor.errors import DataError, ModelError, OptionError
 from auditor.progress import QUIET, Reporter
-from auditor.training.augment import Augment, augmentation
+from auditor.training.augment import Augment, Change, augmentation
 from auditor.training.batches import BalancedBatches, Batches, ShuffledBatches
 from auditor.training.checkpoints import Progress
 from auditor.training.classes import Groups
 from auditor.training.history import EpochRecord, Evaluate, Evaluation, LayerRecord, Training
 from auditor.training.plan import TrainingPlan
-from auditor.training.regularizer import SelectivityRegularizer
+from auditor.training.regularizer import BatchSelectivity, SelectivityRegularizer
 from auditor.training.sources import Source
+from auditor.training.team import SEEDS, Team
 
 _SUMS = ("train_loss", "cross_entropy", "batch_si", "batch_si_floor")
 
@@ -37,8 +39,12 @@ def train(
     augment: Augment | None = None,
     reporter: Reporter = QUIET,
     description: str = "Training",
+    world: World | None = None,
 ) -> Training:
     """Train `model` in place.
+
+    Several ranks take a share of every batch each and make the same update: that of one process, but for the order of
+    sums, and for what layers draw at random (dropout, stochastic depth), which each rank draws for itself.
 
     Parameters
     ----------
@@ -59,6 +65,9 @@ def train(
     reporter : Reporter
     description : str
         Title of the progress bar.
+    world : World, optional
+        The ranks that make the same call; default: this process alone. Each gives the whole training split, and its
+        `evaluate` must give all of them the same.
 
     Returns
     -------
@@ -88,6 +97,9 @@ def train(
     if state is not None and state.exists():
         progress.restore(state)
     augment = augment or augmentation(plan.augment)
+    world = world or World()
+    team = Team(model, regularizer, world) if world.several else None
+    own_seed = world.rank * SEEDS
     devices = [source.device] if source.device.type == "cuda" else []
     history = progress.history
     with (
@@ -97,16 +109,21 @@ def train(
         task.advance(len(history.epochs) * len(batches))
         while len(history.epochs) < plan.epochs and not history.stalled(plan.patience):
             number = len(history.epochs) + 1
-            step = Step(progress, plan, number, source.device)
+            step = Step(progress, plan, number, source.device, team)
             # Seeded per epoch, so that a resumed training draws what an undisturbed one would have drawn.
-            torch.manual_seed(plan.seed * 1_000_003 + number - 1)
-            generator = torch.Generator().manual_seed(plan.seed * 1_000_003 + number - 1)
+            seed = plan.seed * 1_000_003 + number - 1
+            torch.manual_seed(seed + own_seed)
+            generator = torch.Generator().manual_seed(seed if isinstance(augment, Change) else seed + own_seed)
             model.train()
             drawn = list(batches.epoch(number - 1))
-            for i, (rows, images) in enumerate(zip(drawn, source.batches(drawn), strict=True)):
+            mine = drawn if team is None else [team.rows(rows) for rows in drawn]
+            for i, (rows, images) in enumerate(zip(drawn, source.batches(mine), strict=True)):
                 rate = plan.rate((number - 1) * len(batches) + i, plan.epochs * len(batches))
-                batch = images if augment is None else augment(images, generator)
-                step(batch, source.labels[rows], rate, i)
+                if augment is not None and team is not None:
+                    images = team.change(augment, images, len(rows), generator)
+                elif augment is not None:
+                    images = augment(images, generator)
+                step(images, source.labels[rows], rate, i)
                 task.advance(1)
             model.eval()
             _check_weights(model, number)
@@ -115,11 +132,11 @@ def train(
             task.note(_note(history.epochs[-1], plan))
             if state is not None or plan.keep == "best":
                 progress.keep_best()
-            if state is not None:
+            if state is not None and world.main:
                 progress.save(state)
     model.eval()
     if state is not None:
-        progress.export(state.parent, keep=plan.keep)
+        progress.export(state.parent if world.main else None, keep=plan.keep)
     elif plan.keep == "best":
         model.load_state_dict(progress.best)
     return history
@@ -155,18 +172,21 @@ def _check_weights(model: nn.Module, epoch: int) -> None:
 class Step:
     """One epoch's batches: forward, backward, update, and what is summed over them."""
 
-    def __init__(self, progress: Progress, plan: TrainingPlan, epoch: int, device: torch.device) -> None:
+    def __init__(
+        self, progress: Progress, plan: TrainingPlan, epoch: int, device: torch.device, team: Team | None = None
+    ) -> None:
         self.epoch = epoch
         self.alpha = plan.alpha_of(epoch)
         self._progress = progress
         self._plan = plan
         self._device = device
+        self._team = team
         self._sums = np.zeros(len(_SUMS) + (0 if progress.regularizer is None else len(progress.regularizer.sites)))
         self._samples: list[float] = []
         self._scored = 0
 
     def __call__(self, images: Tensor, labels: NDArray[np.int64], rate: float, number: int) -> None:
-        """Learn from batch `number` of the epoch."""
+        """Learn from batch `number` of the epoch: this rank's images, and the labels of all."""
         model, optimizer, scaler = self._progress.model, self._progress.optimizer, self._progress.scaler
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -192,28 +212,46 @@ class Step:
 
     def _forward(self, images: Tensor, labels: NDArray[np.int64], number: int) -> tuple[Tensor, Tensor]:
         """Loss, and what is written down about it."""
-        model, regularizer = self._progress.model, self._progress.regularizer
-        targets = torch.from_numpy(labels).to(self._device)
+        regularizer = self._progress.regularizer
+        # One class alone, as a small last batch may hold, has no selectivity.
+        scored = regularizer is not None and len(np.unique(labels)) > 1
         half = {"bfloat16": torch.bfloat16, "float16": torch.float16}.get(self._plan.precision)
         with torch.autocast(self._device.type, dtype=half, enabled=half is not None):
-            if regularizer is None or len(np.unique(labels)) < 2:
-                # One class alone, as a small last batch may hold, has no selectivity.
-                cross_entropy = nn.functional.cross_entropy(model(images), targets)
-                self._samples.append(math.nan if regularizer is None else len(labels))
-                nothing = cross_entropy.new_full((len(self._sums) - 2,), torch.nan)
-                return cross_entropy, torch.cat([cross_entropy.detach().expand(2), nothing])
-            with regularizer.watching(model):
-                cross_entropy = nn.functional.cross_entropy(model(images), targets)
-                with torch.autocast(self._device.type, enabled=False):
-                    seen = regularizer(Groups.of(labels, self._device), shuffled=self._shuffled(labels, number))
-        loss = cross_entropy - self.alpha * seen.mean if self.alpha != 0 else cross_entropy
+            if self._team is None:
+                loss, cross_entropy, seen = self._alone(images, labels, number, scored=scored)
+            else:
+                groups = self._groups(labels, number) if scored else None
+                loss, cross_entropy, seen = self._team.forward(images, labels, groups, alpha=self.alpha)
+        if seen is None:
+            self._samples.append(math.nan if regularizer is None else len(labels))
+            nothing = cross_entropy.new_full((len(self._sums) - 2,), torch.nan)
+            return loss, torch.cat([cross_entropy.expand(2), nothing])
         self._samples.append(seen.samples_per_class)
-        scalars = torch.stack([loss.detach(), cross_entropy.detach(), seen.mean.detach(), seen.floor])
+        whole = cross_entropy - self.alpha * seen.mean.detach() if self.alpha != 0 else cross_entropy
+        scalars = torch.stack([whole, cross_entropy, seen.mean.detach(), seen.floor])
         return loss, torch.cat([scalars, seen.layers])
 
-    def _shuffled(self, labels: NDArray[np.int64], number: int) -> Groups:
+    def _alone(
+        self, images: Tensor, labels: NDArray[np.int64], number: int, *, scored: bool
+    ) -> tuple[Tensor, Tensor, BatchSelectivity | None]:
+        """Loss, cross-entropy without gradient, and selectivity, in a single process."""
+        model, regularizer = self._progress.model, self._progress.regularizer
+        targets = torch.from_numpy(labels).to(self._device)
+        if regularizer is None or not scored:
+            loss = nn.functional.cross_entropy(model(images), targets)
+            return loss, loss.detach(), None
+        with regularizer.watching(model):
+            cross_entropy = nn.functional.cross_entropy(model(images), targets)
+            with torch.autocast(self._device.type, enabled=False):
+                groups, shuffled = self._groups(labels, number)
+                seen = regularizer(groups, shuffled=shuffled)
+        loss = cross_entropy - self.alpha * seen.mean if self.alpha != 0 else cross_entropy
+        return loss, cross_entropy.detach(), seen
+
+    def _groups(self, labels: NDArray[np.int64], number: int) -> tuple[Groups, Groups]:
+        """The batch by its labels, and by shuffled ones."""
         rng = np.random.default_rng([self._plan.seed, 42, self.epoch, number])
-        return Groups.of(rng.permutation(labels), self._device)
+        return Groups.of(labels, self._device), Groups.of(rng.permutation(labels), self._device)
 
     def means(self) -> Iterator[float]:
         """Means over the batches: of the first four values, then of each site's selectivity (NaN without any)."""

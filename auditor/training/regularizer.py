@@ -85,6 +85,11 @@ class SelectivityRegularizer:
     n_classes : int, optional
         Of the data; needed with `momentum`.
 
+    Attributes
+    ----------
+    widths : tuple of int
+        Units of each site.
+
     Examples
     --------
     >>> with regularizer.watching(model):
@@ -107,7 +112,7 @@ class SelectivityRegularizer:
         self.sites = tuple(sites)
         self.metric = metric or SelectivityIndex()
         self.rectify = rectify
-        self._widths = tuple(site.n_units for site in self.sites)
+        self.widths = tuple(site.n_units for site in self.sites)
         self._found: dict[str, Tensor] | None = None
         self._running: dict[str, RunningStatistics] = {}
         if momentum is not None and n_classes is not None:
@@ -142,13 +147,36 @@ class SelectivityRegularizer:
         ModelError
             If a site was not reached by the forward pass.
         """
-        responses = self._take()
+        responses = self.responses()
         groups = labels if isinstance(labels, Groups) else Groups.of(labels, responses.device)
-        layers = self._score(responses, groups, "labels")
+        seen = self._classes(responses, groups)
+        if shuffled is None:
+            return self.score(seen, groups)
+        return self.score(seen, groups, self._classes(responses.detach(), shuffled), shuffled)
+
+    def score(
+        self,
+        classes: ClassStatistics,
+        groups: Groups,
+        drawn: ClassStatistics | None = None,
+        shuffled: Groups | None = None,
+    ) -> BatchSelectivity:
+        """Selectivity from statistics of a whole batch that were taken elsewhere.
+
+        Parameters
+        ----------
+        classes : ClassStatistics
+            Of the latest responses, all sites side by side.
+        groups : Groups
+            By which they were taken.
+        drawn, shuffled : ClassStatistics and Groups, optional
+            The same with the labels in random order, for the floor.
+        """
+        layers = self._score(classes, groups, "labels")
         floor = torch.full((), torch.nan)
-        if shuffled is not None:
+        if drawn is not None and shuffled is not None:
             with torch.no_grad():
-                floor = self._score(responses.detach(), shuffled, "shuffled").mean()
+                floor = self._score(drawn, shuffled, "shuffled").mean()
         return BatchSelectivity(layers.mean(), layers.detach(), floor, groups.samples_per_class)
 
     def state(self) -> dict[str, Any]:
@@ -164,7 +192,16 @@ class SelectivityRegularizer:
         assert self._found is not None
         self._found[site.name] = _pool(output, site)
 
-    def _take(self) -> Tensor:
+    def responses(self) -> Tensor:
+        """Pooled responses of the latest forward pass, all sites side by side, shape (B, U); they can be had once.
+
+        Raises
+        ------
+        RuntimeError
+            Outside of :meth:`watching`.
+        ModelError
+            If a site was not reached by the forward pass.
+        """
         if self._found is None:
             message = "call the regularizer inside `with regularizer.watching(model):`, after the forward pass"
             raise RuntimeError(message)
@@ -180,11 +217,13 @@ class SelectivityRegularizer:
         responses = torch.cat([part.to(parts[-1].device) for part in parts], dim=1)
         return responses.relu() if self.rectify else responses
 
-    def _score(self, responses: Tensor, groups: Groups, memory: str) -> Tensor:
-        classes = ClassStatistics.of(responses, groups, variance=self.metric.needs_variance, widths=self._widths)
+    def _classes(self, responses: Tensor, groups: Groups) -> ClassStatistics:
+        return ClassStatistics.of(responses, groups, variance=self.metric.needs_variance, widths=self.widths)
+
+    def _score(self, classes: ClassStatistics, groups: Groups, memory: str) -> Tensor:
         if memory in self._running:
             classes = self._running[memory].update(classes, groups)
-        return layer_means(score_units(self.metric, classes), self._widths)
+        return layer_means(score_units(self.metric, classes), self.widths)
 
 
 def _pool(output: Tensor, site: Site) -> Tensor:

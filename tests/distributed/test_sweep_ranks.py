@@ -1,0 +1,91 @@
+"""A sweep whose networks are spread over ranks: none twice, and each as a single process trains it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from processes import Server
+from ranks import call_ranks, running, start_ranks, wait_ranks
+
+SWEEP = [
+    "sweep", "--run", "alone", "--alphas", "-1", "--seeds", "2", "--epochs", "2", "--batch-size", "16", "--name", "s",
+    "--workers", "0", "--device", "cpu",
+]  # fmt: skip
+CELLS = [f"alpha-{alpha}-seed{seed}" for alpha in (-1, 0) for seed in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def swept(server: Server, profiled: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with the sweep that one process made; read only."""
+    folder = tmp_path_factory.mktemp("swept")
+    shutil.copytree(profiled, folder, dirs_exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUDITOR_CACHE", str(tmp_path_factory.getbasetemp() / "auditor-cache"))
+        done = server.call(*SWEEP, cwd=folder)
+    assert done.code == 0, done.err
+    return folder
+
+
+@pytest.fixture
+def folder(profiled: Path, tmp_path: Path) -> Path:
+    shutil.copytree(profiled, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def assert_equal_sweeps(folder: Path, other: Path) -> None:
+    sweep, wanted = folder / "runs" / "s", other / "runs" / "s"
+    for name in ("alphas.csv", "layers.csv", "networks.csv"):
+        mine, there = (pd.read_csv(path / name).drop(columns="seconds", errors="ignore") for path in (sweep, wanted))
+        pd.testing.assert_frame_equal(mine, there, check_exact=True)
+    for cell in CELLS:
+        mine, there = ((path / "networks" / cell / "weights.safetensors").read_bytes() for path in (sweep, wanted))
+        assert mine == there
+
+
+def test_each_network_once_and_as_alone(server: Server, swept: Path, folder: Path) -> None:
+    done = call_ranks(server, 3, *SWEEP, cwd=folder, slow=0.02)
+    assert_equal_sweeps(folder, swept)
+    lines = done[0].err.splitlines()
+    begun = [line for line in lines if line.rstrip().endswith("begun")]
+    assert len(begun) == len(CELLS), done[0].err
+    assert len({line[line.index("(rank") :] for line in begun}) > 1
+    assert sum(line.rstrip().endswith("ended") for line in lines) == len(CELLS)
+    assert "4 networks" in done[0].out
+    again = call_ranks(server, 2, *SWEEP, cwd=folder)
+    assert "4 of them finished before" in again[0].err
+
+
+def test_a_lost_rank_ends_the_sweep_and_others_go_on(server: Server, swept: Path, folder: Path) -> None:
+    networks = folder / "runs" / "s" / "networks"
+    ranks = start_ranks(server, 2, *SWEEP, cwd=folder, slow=0.4, AUDITOR_RANK_TIMEOUT="3")
+    deadline = time.monotonic() + 60
+    while len(list(networks.glob("*/training/state.pt"))) < 2 and any(map(running, ranks)):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    ranks[1].send(signal.SIGKILL)
+    done = wait_ranks(ranks)
+    assert done[0].code == 1
+    assert "Rank 1 of 2" in done[0].err
+    assert "training the network of alpha" in done[0].err
+    call_ranks(server, 3, *SWEEP, cwd=folder)
+    assert_equal_sweeps(folder, swept)
+
+
+def test_failures_are_recorded_and_said_once(server: Server, folder: Path) -> None:
+    done = wait_ranks(start_ranks(server, 2, *SWEEP, "--learning-rate", "1e30", "--epochs", "1", cwd=folder))
+    assert [one.code for one in done] == [1, 1]
+    assert "Error: 4 networks failed" in done[0].err
+    assert not done[1].err
+    assert len(list((folder / "runs" / "s" / "work").glob("*/failed.json"))) == 4
+
+
+def test_no_processes_of_its_own(server: Server, folder: Path) -> None:
+    done = wait_ranks(start_ranks(server, 2, *SWEEP, "--processes", "2", cwd=folder))
+    assert [one.code for one in done] == [1, 1]
+    assert "not both" in done[0].err
+    assert not (folder / "runs" / "s").exists()
