@@ -96,45 +96,66 @@ def normalize(
         with torch.no_grad():
             running_mean.lerp_(mean.to(running_mean.dtype), momentum)
             running_var.lerp_((variance * count / (count - 1).clamp(min=1)).to(running_var.dtype), momentum)
-    if weight is None:
-        weight = torch.ones_like(mean, dtype=_wide(images))
-    if bias is None:
-        bias = torch.zeros_like(weight)
-    found: Tensor = _Normalize.apply(images, weight, bias, mean, (variance + eps).rsqrt(), count, n_real)
+    found: Tensor = _Normalize.apply(images, weight, bias, mean, variance, count, n_real, eps)
     return found
 
 
 class _Normalize(torch.autograd.Function):
-    """The affine map, and a gradient that knows that mean and variance are those of all ranks' images."""
+    """The affine map, and a gradient that knows that mean and variance are those of all ranks' images.
+
+    Both ways go through torch's own kernel for fixed statistics; what the gradient then lacks is added.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, images: Tensor, weight: Tensor, bias: Tensor, mean: Tensor, scale: Tensor, count: Tensor, n_real: int
+        ctx: Any,
+        images: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        mean: Tensor,
+        variance: Tensor,
+        count: Tensor,
+        n_real: int,
+        eps: float,
     ) -> Tensor:
-        ctx.save_for_backward(images, weight, mean, scale, count)
-        ctx.n_real = n_real
-        slope = scale * weight
-        return _affine(images, slope, bias - mean * slope).to(images.dtype)
+        kind = _wide(images) if weight is None else weight.dtype
+        mean, variance = mean.to(kind), variance.to(kind)
+        ctx.save_for_backward(images, weight, mean, variance, count)
+        ctx.n_real, ctx.eps, ctx.shifted = n_real, eps, bias is not None
+        found: Tensor = torch.native_batch_norm(images, weight, bias, mean, variance, False, 0.0, eps)[0]
+        return found
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        images, weight, mean, scale, count = ctx.saved_tensors
-        gradient, n = gradients[0].to(_wide(images)), ctx.n_real
-        real, axes = gradient[:n], _other_axes(images)
-        # With z = (x - mean) * scale: local sums of dy and of dy * z.
-        plain, crossed = real.sum(axes), (real * _affine(images[:n], scale, -mean * scale)).sum(axes)
+        images, weight, mean, variance, count = ctx.saved_tensors
+        n = ctx.n_real
+        into, crossed, plain = _fixed_gradient(gradients[0], images, weight, mean, variance, ctx.eps)
+        if n < len(images):  # a ghost has no part in mean and variance
+            crossed, plain = torch.zeros_like(crossed), torch.zeros_like(plain)
         total = torch.stack([plain, crossed]).double()
         distributed.all_reduce(total)
         mean_plain, mean_crossed = total / count
-        slope = scale * weight
-        # dx = slope * (dy - mean of dy - z * mean of dy * z); a ghost has no part in mean and variance.
-        into = gradient * _spread(slope, images)
-        into[:n] -= _affine(
-            images[:n], slope * scale * mean_crossed, slope * (mean_plain - mean * scale * mean_crossed)
-        )
+        # With z = (x - mean) * scale: dx = slope * (dy - mean of dy - z * mean of dy * z); the first term is there.
+        scale = (variance + ctx.eps).rsqrt()
+        slope = scale if weight is None else scale * weight
+        steep = slope * scale * mean_crossed
+        into[:n].sub_(_spread(slope * mean_plain - steep * mean, images).to(into.dtype))
+        into[:n].addcmul_(images[:n], _spread(steep, images).to(into.dtype), value=-1)
         # The parameters' gradients stay local: they are added up over ranks with all others.
-        return into.to(images.dtype), crossed.to(weight.dtype), plain.to(weight.dtype), None, None, None, None
+        parameters = (None if weight is None else crossed, plain if ctx.shifted else None)
+        return into, *parameters, None, None, None, None, None
+
+
+def _fixed_gradient(
+    gradient: Tensor, images: Tensor, weight: Tensor | None, mean: Tensor, variance: Tensor, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients to images, weight and bias of a batch norm whose mean and variance are given."""
+    slope = torch.ones_like(mean) if weight is None else weight
+    found: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.native_batch_norm_backward(
+        gradient.contiguous(), images, slope, mean, variance, None, None, False, eps, [True, True, True]
+    )
+    return found
 
 
 def _moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -143,10 +164,9 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     The ranks' own moments are merged by the formula of Chan, Golub & LeVeque (1983), which loses no digits where means
     are large.
     """
-    axes = _other_axes(images)
     n = images.numel() // max(images.shape[1], 1)
     if n:
-        variance, mean = torch.var_mean(images.to(_wide(images)), dim=axes, correction=0)
+        mean, variance = torch.ops.aten.batch_norm_update_stats(images.to(_wide(images)), None, None, 0.0)
     else:
         variance = mean = images.new_zeros(images.shape[1], dtype=_wide(images))
     mine = torch.cat([mean.double(), variance.double(), mean.new_full((1,), n, dtype=torch.float64)])
@@ -160,18 +180,10 @@ def _moments(images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return grand, (share * (variances + (means - grand).square())).sum(0) / count, count
 
 
-def _affine(images: Tensor, slope: Tensor, shift: Tensor) -> Tensor:
-    return torch.addcmul(_spread(shift, images), images.to(_wide(images)), _spread(slope, images))
-
-
 def _spread(channels: Tensor, images: Tensor) -> Tensor:
     """A number per channel, to be broadcast over images of any number of axes."""
-    return channels.to(_wide(images)).view(1, -1, *([1] * (images.ndim - 2)))
+    return channels.view(1, -1, *([1] * (images.ndim - 2)))
 
 
 def _wide(images: Tensor) -> torch.dtype:
     return images.dtype if images.dtype.itemsize >= 4 else torch.float32
-
-
-def _other_axes(images: Tensor) -> list[int]:
-    return [axis for axis in range(images.ndim) if axis != 1]
