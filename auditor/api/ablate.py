@@ -20,6 +20,7 @@ from auditor.api.heads import CHOICES
 from auditor.api.important import check_count, find_important
 from auditor.api.joint import Plan, measure_joint
 from auditor.api.measure_units import measure_units, table_of_classes, table_of_units
+from auditor.api.profile_ranks import check_agreement
 from auditor.api.profiling import MAX_CELLS
 from auditor.api.run import Run
 from auditor.api.selection import curve_score, preferred_classes, resolve, select_units
@@ -130,6 +131,7 @@ curve_points, curve_over, keep_only, q, limit, seed, engine, dtype, memory, chec
         identity={"run": run.manifest.digest(), "batch_size": batch_size, **settings.to_dict()},
         provenance=provenance(execution=execution.describe()),
     )
+    check_agreement(world, manifest)
     what = f"all-{slug(settings.by)}" if all_units else f"top{top_selective}-{slug(settings.by)}"
     folder = run.path / "ablations" / f"{what}-{manifest.digest()[:8]}"
     with locked(folder) if world.main else nullcontext():

@@ -46,7 +46,7 @@ class Chosen:
 
     Attributes
     ----------
-    alone : dict of str to int
+    alone : dict of str to float
         Units that are measured alone, by site.
     n_blocks : int
         Blocks in which they are measured.
@@ -58,7 +58,7 @@ class Chosen:
         Intact passes that sets on the same sites share, and their checks, in each batch.
     """
 
-    alone: dict[str, int]
+    alone: dict[str, float]
     n_blocks: int
     n_groups: int
     set_operations: int
@@ -126,9 +126,8 @@ def choose(run: Run, settings: AblationSettings, *, exact: bool) -> tuple[pd.Dat
 def sizes(counts: Counts, bench: Bench, plan: Plan, rows: Rows, n_alone: int | None) -> Chosen:
     """Count what a plan silences; `n_alone` units, in proportion, instead of those at `rows`."""
     names = bench.units["site"].astype(str).to_numpy()
-    alone = pd.Series(names[rows]).value_counts(sort=False).to_dict()
-    if n_alone is not None:
-        alone = {site: n * n_alone / len(rows) for site, n in alone.items()}
+    share = 1.0 if n_alone is None else n_alone / len(rows)
+    alone = {str(site): n * share for site, n in pd.Series(names[rows]).value_counts(sort=False).items()}
     keys = [tuple(sorted(set(names[group].tolist()))) for group in plan.groups]
     times = pd.Series(keys).value_counts().to_dict()
     work = [counts.after(key) if key and times[key] >= LEAST_GROUPS else counts.forward for key in keys]
@@ -166,7 +165,7 @@ def measure_ablation(
     folder : Path
     """
     chosen, settings = choose(run, settings, exact=exact)
-    bench, build = _build(run, data, settings, execution)
+    bench, built = _build(run, data, settings, execution)
     with evaluating(bench.module), torch.no_grad():
         score = curve_score(bench.units, run.layers, settings)
         importance = score if settings.all_units else None  # any order: only how many units is what counts
@@ -178,7 +177,7 @@ def measure_ablation(
         sets, points, shared = _sets(bench, data, counts, plan, execution, intact, budget / 2, folder)
     check = intact.times(_CHECKED * settings.check * CHECK_IMAGES)
     estimate = _estimate(bench, folder) if settings.all_units else NO_TIME
-    build = Timed.of([build]).plus(plans, check)
+    build = Timed.of([built]).plus(plans, check)
     return found, AblationCost(build, pair, intact, sets, points, shared, estimate, fixed.times(_FIGURES))
 
 

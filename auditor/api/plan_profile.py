@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +31,7 @@ from auditor.store.space import estimate_bytes
 if TYPE_CHECKING:
     from auditor.selectivity.base import AnyMetric
 
-QUICK = {"shuffles": 19, "bootstraps": 39}
+QUICK: dict[str, Any] = {"shuffles": 19, "bootstraps": 39}
 PROFILED = ("select", "score")
 _IMPORTED = (
     "auditor.api.profile", "auditor.api.ablate", "auditor.api.finetune", "auditor.report.style", "timm", "torchvision",

@@ -174,6 +174,8 @@ def clear(folder: Path) -> None:
         folder.joinpath(SCORES).rmdir()
     for file in shard_files(folder):
         BlockCache(file.parent).clear()
+        for path in file.parent.glob(".*.tmp"):  # half written by ranks that were killed
+            path.unlink(missing_ok=True)
 
 
 def user_shards(folder: Path) -> bool:

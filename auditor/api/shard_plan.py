@@ -50,9 +50,10 @@ class ShardPlan:
         if not path.exists():
             return None
         bounds = read_json(path).get("bounds")
-        if not (isinstance(bounds, list) and len(bounds) > 1 and bounds[0] == 0 and bounds == sorted(set(bounds))):
+        whole = isinstance(bounds, list) and len(bounds) > 1 and all(type(bound) is int for bound in bounds)
+        if not (whole and bounds[0] == 0 and bounds == sorted(set(bounds))):
             raise RunError(f"{path} is damaged.", fix="Profile again under another --name.")
-        return cls(folder, tuple(map(int, bounds)))
+        return cls(folder, tuple(bounds))
 
     @classmethod
     def begin(
@@ -82,7 +83,18 @@ class ShardPlan:
         return cls(folder, tuple(bounds))
 
     def adopt(self, order: NDArray[np.int64], data: LabelledData) -> None:
-        """Make what one process began the first shard, if that was not done yet. May be killed and repeated."""
+        """Make what one process began the first shard, if that was not done yet. May be killed and repeated.
+
+        Raises
+        ------
+        RunError
+            If the plan is of another number of images.
+        """
+        if self.bounds[-1] != len(order):
+            raise RunError(
+                f"{self.folder / SHARDS / PLAN} divides another number of images.",
+                wanted=str(len(order)), got=str(self.bounds[-1]), fix="Profile again under another --name.",
+            )  # fmt: skip
         whole, first = self.folder / STORE, self.file(1)
         if not whole.exists():
             return

@@ -144,3 +144,5 @@ def join_skipped(folder: Path) -> None:
     found = {one.id: one for file in shard_files(folder) for one in read_skipped(file.with_name(SKIPPED))}
     if found:
         write_skipped(folder / SKIPPED, found.values())
+    else:  # what one process noted of images that the shards hold
+        folder.joinpath(SKIPPED).unlink(missing_ok=True)

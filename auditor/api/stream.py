@@ -140,7 +140,9 @@ def stream(
     code_of = np.full(len(data), -1, dtype=np.int8)
     for split in PROFILED:
         code_of[data.splits[split]] = SPLITS.index(split)
-    skips = Skips(data, len(order), path=path.with_name(SKIPPED), max_bad=execution.max_bad)
+    # How many may be bad is asked of the whole pass where its parts are joined: they may all lie in one.
+    n_asked = len(order) if part is None else len(whole_pass)
+    skips = Skips(data, n_asked, path=path.with_name(SKIPPED), max_bad=execution.max_bad)
     moments = {s: {site.name: ClassMoments(len(data.classes), site.n_units) for site in sites} for s in PROFILED}
     with (
         # Not inference mode: what a module caches in it could not be trained with later.

@@ -97,7 +97,8 @@ def sweep(
     if name is not None:
         check_name(name)
     planned = plans(cells, training)
-    _check_trainable(run, planned[0], training, reporter if processes > 1 else QUIET)
+    with world.first("data"):
+        _check_trainable(run, planned[0], training, reporter if processes > 1 else QUIET)
     if processes > 1:
         _check_loadable(run)
     model, data = (run.manifest.identity[part] for part in ("model", "data"))

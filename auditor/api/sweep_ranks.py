@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -92,13 +93,15 @@ def _heard(world: World, key: str, task: Task) -> Iterator[None]:
         yield
         return
     shown = 0
+    lock = threading.Lock()  # the last beat may still be at it when the block ends
 
     def show(store: Any) -> None:
         nonlocal shown
-        while store.check([f"{key}/{shown}"]):
-            task.note(store.get(f"{key}/{shown}").decode())
-            store.delete_key(f"{key}/{shown}")
-            shown += 1
+        with lock:
+            while store.check([f"{key}/{shown}"]):
+                task.note(store.get(f"{key}/{shown}").decode())
+                store.delete_key(f"{key}/{shown}")
+                shown += 1
 
     stop = world.watch.every_beat(show)
     try:

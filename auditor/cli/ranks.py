@@ -40,14 +40,16 @@ def invoke_as_rank(launch: Launch, invoke: Callable[[], Any]) -> Any:
     """Run a command as a rank of `launch`; what goes wrong is said once, by one rank."""
     if launch.rank:
         sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: PTH123, SIM115 - for the rest of the process
+    # When a rank is lost, torch's own warnings of broken connections fill screens around what is said here.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     from auditor.distributed.joining import joined
 
     try:
         with joined(launch) as world:
             assert world.watch is not None
             return _watched(world.watch, invoke, speaks=world.main)
-    except AuditorError:  # they did not meet; each knows only that
-        if launch.rank == 0:
+    except (AuditorError, KeyboardInterrupt):  # they did not meet: it is the same for all ranks of a machine
+        if launch.local_rank == 0:
             raise
         sys.exit(1)
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 EMBEDDED = "digits"
 _LONGEST_SHOWN = 60
+_MOST_UNNAMED = 1_000_000
 
 
 def data_name(text: str) -> str:
@@ -30,8 +31,20 @@ def class_names(names: Sequence[Any] | None, labels: NDArray[np.int64]) -> tuple
 
     Of several names for one class (as ImageNet has) the first is taken; names that occur twice get their label added.
     Without names, the labels themselves are the names.
+
+    Raises
+    ------
+    DataError
+        If labels that nothing names are so large that they are no numbers of classes.
     """
     if names is None:
+        if labels.max(initial=-1) >= _MOST_UNNAMED:
+            raise DataError(
+                "The labels are not class numbers.",
+                wanted=f"numbers from 0, below {_MOST_UNNAMED:,}",
+                got=str(labels.max()),
+                fix="Number the classes from 0.",
+            )
         return tuple(str(label) for label in range(int(labels.max(initial=-1)) + 1))
     texts = [printable(str(name[0] if isinstance(name, tuple | list) and name else name)) for name in names]
     counts = {text: texts.count(text) for text in set(texts)} if len(set(texts)) < len(texts) else {}

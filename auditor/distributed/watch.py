@@ -19,7 +19,7 @@ TIMEOUT = 30.0
 GONE = 4.0
 """The same for a process that was itself asked to end: whoever asked has usually noticed why."""
 PARTING = 3.0
-"""Seconds that the keeper of the store waits for the others to have read it."""
+"""Seconds that the keeper of the store waits for the others to have read it, and these for who is to speak."""
 TIMEOUT_VARIABLE = "AUDITOR_RANK_TIMEOUT"
 
 
@@ -53,7 +53,8 @@ class Watch(threading.Thread):
         self._agent = agent
         self._keeps = rank == 0 and not agent
         self._beats = 0
-        self._over = threading.Event()
+        self._heard = time.monotonic()
+        self._over, self._parted = threading.Event(), threading.Event()
         self._speaking = threading.Lock()
         self._chores: list[Callable[[Any], None]] = []
 
@@ -68,6 +69,12 @@ class Watch(threading.Thread):
         content = {"beat": self._beats, "step": self.step, "host": socket.gethostname(), "pid": os.getpid()}
         self._store.set(f"beat/{self.rank}", json.dumps(content))
 
+    def start(self) -> None:
+        """Start to watch the others, and to watch that the store answers."""
+        self._heard = time.monotonic()
+        super().start()
+        threading.Thread(target=self._guard, name="auditor-guard", daemon=True).start()
+
     def run(self) -> None:
         """Beat, look, and end the process if a rank is lost."""
         other = (self.rank + 1) % self.size
@@ -79,6 +86,7 @@ class Watch(threading.Thread):
                     seen = now
                 looked = now
                 self.beat()
+                self._heard = time.monotonic()
                 for chore in tuple(self._chores):
                     chore(self._store)
                 self._obey()
@@ -91,13 +99,31 @@ class Watch(threading.Thread):
         except RuntimeError as error:  # the store's errors are of this kind
             if not self._over.is_set():
                 self._end(self._cut_off(error))
+        except Exception as error:  # of a chore: without signs of life this rank would count as lost
+            message = f"{type(error).__name__}: {error}"
+            if not self._over.is_set():
+                self._speak(message if self.fail(message) else None)
+                os._exit(1)
+
+    def _guard(self) -> None:
+        """End the process if the store has stopped to answer: who asks it then waits for ever."""
+        before = time.monotonic()
+        while not self._parted.wait(BEAT):
+            now = time.monotonic()
+            if now - before > BEAT + self.timeout / 2:  # this process itself was stopped for a while
+                self._heard = now
+            before = now
+            if now - self._heard > self.timeout:
+                self._speak(self._cut_off(TimeoutError(f"no answer for {self.timeout:g} s")))
+                os._exit(1)
 
     def leave(self) -> None:
         """Say that this rank has done its work, and stop watching."""
         self._over.set()
         self.join()
-        self._store.set(f"beat/{self.rank}", json.dumps({"beat": 0, "step": "done", "left": True}))
-        self._part()
+        with suppress(RuntimeError):  # all have done their work: nobody needs to be told
+            self._store.set(f"beat/{self.rank}", json.dumps({"beat": 0, "step": "done", "left": True}))
+        self._part(self.timeout)
 
     def fail(self, message: str) -> bool:
         """Tell the others that this rank cannot go on, and why.
@@ -110,7 +136,9 @@ class Watch(threading.Thread):
         self._quiet()
         with suppress(RuntimeError):
             self._declare(self.rank, "ended with an error", step=self.step, detail=f"\n{message}")
-            self._part()
+            if self.rank == 0:
+                self._store.add("said", 1)
+        self._part()
         return self.rank == 0
 
     def give_up(self, error: BaseException) -> None:
@@ -140,9 +168,9 @@ class Watch(threading.Thread):
             elif not everybody:
                 self._declare(self.rank, "was asked to end", step=self.step)
             told = self._told()
-            self._part()
         except RuntimeError as error:
-            return self._cut_off(error)
+            told = self._cut_off(error)
+        self._part()
         return told
 
     def blame(self) -> None:
@@ -158,6 +186,7 @@ class Watch(threading.Thread):
     def _quiet(self) -> None:
         """Leave it to the caller to say what there is to say."""
         self._speaking.acquire(blocking=False)
+        self._heard = time.monotonic()
         self._over.set()
 
     def _gone(self, excused: Callable[[int], bool]) -> int | None:
@@ -168,19 +197,23 @@ class Watch(threading.Thread):
         while counts and time.monotonic() < deadline:
             time.sleep(BEAT / 4)
             self.beat()
+            self._heard = time.monotonic()
             if self._store.check(["stop"]):
                 return None
             counts = {rank: n for rank, n in counts.items() if not excused(rank) and self._look(rank)["beat"] == n}
         return min(counts, default=None)
 
-    def _part(self) -> None:
+    def _part(self, patience: float = PARTING) -> None:
         """Say goodbye; the rank that keeps the store waits for the others to have heard what there is to hear."""
-        self._store.set(f"bye/{self.rank}", "1")
-        deadline = time.monotonic() + PARTING
-        while self._keeps and time.monotonic() < deadline:
-            if self._store.check([f"bye/{rank}" for rank in range(self.size)]):
-                break
-            time.sleep(BEAT / 20)
+        with suppress(RuntimeError):
+            self._store.set(f"bye/{self.rank}", "1")
+            deadline = time.monotonic() + patience
+            while self._keeps and time.monotonic() < deadline:
+                if self._store.check([f"bye/{rank}" for rank in range(self.size)]):
+                    break
+                self._heard = time.monotonic()
+                time.sleep(BEAT / 20)
+        self._parted.set()
 
     def _look(self, rank: int) -> dict[str, Any]:
         if not self._store.check([f"beat/{rank}"]):
@@ -189,7 +222,7 @@ class Watch(threading.Thread):
         return content
 
     def _declare(self, rank: int, what: str, *, step: str | None = None, detail: str = "", gone: bool = False) -> None:
-        """Write down, once for all, why the job ends; the main rank says it, or the next if that one is gone."""
+        """Write down, once for all, why the job ends; the main rank is to say it, or the next if that one is gone."""
         content = self._look(rank)
         where = f" (process {content['pid']} on {content['host']})" if "pid" in content else ""
         message = f"Rank {rank} of {self.size}{where} {what}; its last step: {step or content['step']}.{detail}"
@@ -197,13 +230,19 @@ class Watch(threading.Thread):
         self._store.compare_set("stop", "", json.dumps({"rank": rank, "speaker": speaker, "message": message}))
 
     def _told(self) -> str | None:
-        """What was declared, if this rank is the one to say it."""
+        """What was declared, if this rank is the one to say it, or whoever is to does not."""
         if not self._store.check(["stop"]):
             return None
         content = json.loads(self._store.get("stop"))
-        return f"{content['message']}\nRepeat the command to go on." if self.rank == content["speaker"] else None
+        deadline = time.monotonic() + (0 if self.rank == content["speaker"] else PARTING)
+        while time.monotonic() < deadline:
+            if self._store.check(["said"]):
+                return None
+            self._heard = time.monotonic()
+            time.sleep(BEAT / 20)
+        return f"{content['message']}\nRepeat the command to go on." if self._store.add("said", 1) == 1 else None
 
-    def _cut_off(self, error: RuntimeError) -> str:
+    def _cut_off(self, error: Exception) -> str:
         who = "The launcher" if self._agent else "Rank 0"
         return (
             f"{who}, which keeps the ranks together, is gone ({_line(error)}); the last step of rank {self.rank}: "
@@ -218,14 +257,17 @@ class Watch(threading.Thread):
         """End this process at once: its main thread may wait for the lost rank for ever."""
         if not self._speaking.acquire(blocking=False):
             return  # the main thread is at it
-        if message is not None:
-            cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
-            sys.stderr.write(f"{cursor}\nError: {message}\n")
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-        with suppress(RuntimeError):
-            self._part()
+        self._speak(message)
+        self._part()
         os._exit(1)
+
+    def _speak(self, message: str | None) -> None:
+        with suppress(OSError, ValueError):  # nobody may be there to hear it
+            if message is not None:
+                cursor = "\x1b[?25h" if sys.stderr.isatty() else ""  # a progress bar hides it
+                sys.stderr.write(f"{cursor}\nError: {message}\n")
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
 
 
 def _line(error: BaseException) -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from auditor.distributed import World
-from auditor.errors import DataError, ModelError, OptionError
+from auditor.errors import DataError, ModelError, OptionError, RunError
 from auditor.progress import QUIET, Reporter
 from auditor.training.augment import Augment, Change, augmentation
 from auditor.training.batches import BalancedBatches, Batches, ShuffledBatches
@@ -81,6 +81,8 @@ def train(
         If there are fewer than two classes.
     ModelError
         If the loss or a weight becomes NaN or infinite; what was saved stays.
+    RunError
+        If the saved state cannot be read, or the ranks do not find the same one.
     """
     if regularizer is None and plan.alpha != 0:
         raise OptionError("alpha other than 0 needs a regularizer.", got=f"alpha={plan.alpha}")
@@ -98,6 +100,7 @@ def train(
         progress.restore(state)
     augment = augment or augmentation(plan.augment)
     world = world or World()
+    _check_together(progress.history, world, state)
     team = Team(model, regularizer, world) if world.several else None
     own_seed = world.rank * SEEDS
     devices = [source.device] if source.device.type == "cuda" else []
@@ -135,6 +138,8 @@ def train(
             if state is not None and world.main:
                 progress.save(state)
     model.eval()
+    if team is not None:
+        team.close()
     if state is not None:
         progress.export(state.parent if world.main else None, keep=plan.keep)
     elif plan.keep == "best":
@@ -156,6 +161,18 @@ def check_precision(plan: TrainingPlan, device: torch.device) -> None:
             wanted="float32 or bfloat16 on the CPU",
             got="float16 on the CPU",
             fix="--precision bfloat16",
+        )
+
+
+def _check_together(history: Training, world: World, state: Path | None) -> None:
+    """Refuse to go on from different epochs: a network file system may show a file late, or as it was."""
+    there = world.gather("epochs done", len(history.epochs))
+    if len(set(there)) > 1:
+        raise RunError(
+            "The ranks do not find the same saved training state.",
+            wanted=f"{there[0]} epochs done, as on rank 0",
+            got=", ".join(map(str, there)),
+            fix=f"Repeat the command when all of them see {state}.",
         )
 
 

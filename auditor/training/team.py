@@ -101,6 +101,12 @@ class Team:
             seen = self._regularizer.score(classes, groups[0], drawn, groups[1])
         return loss - alpha * seen.mean if learned else loss, total / share.n, seen
 
+    def close(self) -> None:
+        """Leave the group that the training's gradients went through."""
+        if self._module is not None:
+            group, self._module = self._module.process_group, None
+            distributed.destroy_process_group(group)
+
     def _connected(self, images: Tensor, *, ghost: bool) -> DistributedDataParallel:
         """Wrap the model when the first images are there, from which is seen what the logits depend on."""
         model = self._pass.model

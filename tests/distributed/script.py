@@ -15,4 +15,6 @@ with joined() as world:
         message = "what is not in the table"
         raise LookupError(message)
     world.barrier("after the profile")
+with joined() as world:  # again, with nothing left of what they told each other before
+    assert world.gather("once more", world.rank) == [0, 1]
     Path(f"rank-{world.rank}").write_text(f"{len(run.selectivity)}", encoding="utf-8")

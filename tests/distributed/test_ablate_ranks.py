@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import Server
-from ranks import call_ranks, running, start_ranks, wait_ranks
+from ranks import call_ranks, free_port, running, start_ranks, wait_ranks
 from torch import distributed
 
 from auditor.ablation import PairEffects
@@ -160,6 +160,18 @@ def test_two_launches_on_one_folder(server: Server, copies: Callable[[str], Path
     again = call_ranks(server, 2, *ABLATE, cwd=where)
     assert "was finished before" in again[0].err
     assert again[0].out == first[0].out
+
+
+def test_ranks_with_other_settings_are_told_apart(server: Server, copies: Callable[[str], Path]) -> None:
+    where, port = copies("one"), str(free_port())
+    ranks = [
+        server.start(*ABLATE, "--seed", str(rank), cwd=where, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                     MASTER_PORT=port)
+        for rank in range(2)
+    ]  # fmt: skip
+    done = wait_ranks(ranks)
+    assert [one.code for one in done] == [1, 1]
+    assert "seed: 0 -> 1" in done[0].err
 
 
 @given(n=st.integers(0, 500), ranks=st.integers(1, 9))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from processes import SUPPORT, Process, Server
-from ranks import assert_equal_runs, call_ranks, rows, running, start_ranks, wait_ranks
+from ranks import assert_equal_runs, call_ranks, free_port, rows, running, start_ranks, wait_ranks
 
 from auditor.distributed.watch import BEAT, GONE, PARTING
 
@@ -63,20 +63,35 @@ def test_a_killed_rank(server: Server, profiling: list[str], profiled: Path, tmp
     assert_equal_runs(tmp_path / "runs" / "it", profiled / "runs" / "alone")
 
 
-def test_a_rank_that_hangs(server: Server, profiling: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("hangs", [0, 1])
+def test_a_rank_that_hangs(server: Server, profiling: list[str], tmp_path: Path, hangs: int) -> None:
     ranks = streaming(server, 2, profiling, tmp_path)
-    ranks[1].send(signal.SIGSTOP)
+    ranks[hangs].send(signal.SIGSTOP)
     try:
         began = time.monotonic()
-        while running(ranks[0]):
+        while running(ranks[1 - hangs]):
             assert time.monotonic() - began < IN_TIME
             time.sleep(0.05)
     finally:
-        ranks[1].send(signal.SIGKILL)
-    done = wait_ranks(ranks)
-    assert done[0].code == 1
-    assert "Rank 1 of 2" in done[0].err
-    assert f"no sign of life for {TIMEOUT:g} s" in done[0].err
+        ranks[hangs].send(signal.SIGKILL)
+    done = wait_ranks(ranks)[1 - hangs]
+    assert done.code == 1
+    if hangs == 0:  # the store that it keeps answers no call
+        assert f"Rank 0, which keeps the ranks together, is gone (no answer for {TIMEOUT:g} s)" in done.err
+    else:
+        assert "Rank 1 of 2" in done.err
+        assert f"no sign of life for {TIMEOUT:g} s" in done.err
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_ctrl_c_while_the_others_do_not_come(server: Server, profiling: list[str], tmp_path: Path, rank: int) -> None:
+    process = server.start(*profiling, cwd=tmp_path, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1",
+                           MASTER_PORT=str(free_port()))  # fmt: skip
+    time.sleep(2)
+    process.ctrl_c()
+    (done,) = wait_ranks([process], 5)
+    assert done.code == 1
+    assert done.err.count("Interrupted") == (rank == 0)
 
 
 def test_ctrl_c_of_all(server: Server, profiling: list[str], profiled: Path, tmp_path: Path) -> None:
@@ -123,6 +138,30 @@ def test_two_launches_on_one_folder(server: Server, profiling: list[str], profil
         one.is_clear_error("Another process is working on")
     assert other[1].err == ""
     assert [one.code for one in wait_ranks(ranks)] == [0, 0]
+    assert_equal_runs(tmp_path / "runs" / "it", profiled / "runs" / "alone")
+
+
+def test_two_launches_at_one_port(server: Server, profiling: list[str], profiled: Path, tmp_path: Path) -> None:
+    """The second must not take seats of the first."""
+    port = str(free_port())
+
+    def launch() -> list[Process]:
+        return [
+            server.start(*profiling, "--name", "it", cwd=tmp_path, slow=0.2, RANK=str(rank), WORLD_SIZE="2",
+                         MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
+            for rank in range(2)
+        ]  # fmt: skip
+
+    first = launch()
+    deadline = time.monotonic() + 60
+    while rows(tmp_path / "runs" / "it") < 12:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    second = launch()
+    refused = wait_ranks(second)
+    assert [one.code for one in refused] == [1, 1]
+    assert "no other launch has this MASTER_PORT" in refused[0].err
+    assert [one.code for one in wait_ranks(first)] == [0, 0]
     assert_equal_runs(tmp_path / "runs" / "it", profiled / "runs" / "alone")
 
 

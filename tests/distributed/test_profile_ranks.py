@@ -7,12 +7,20 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 from processes import N_IMAGES, Server
 from ranks import TABLES, assert_equal_runs, call_ranks, free_port, rows, running, start_ranks, wait_ranks
 
 from auditor.api.shard_plan import ShardPlan
+from auditor.api.skips import SKIPPED, read_skipped
+from auditor.api.stream import order_of
+from auditor.data import load_data
+from auditor.errors import RunError
+from auditor.store.files import write_json
 
 
 @pytest.mark.parametrize("n", [2, 3])
@@ -53,11 +61,45 @@ def test_begun_by_some_and_ended_by_others(
         for rank in ranks:
             if running(rank):
                 rank.send(signal.SIGKILL)
-        wait_ranks(ranks)
-        assert rows(run) >= before + 12
+        done = wait_ranks(ranks)
+        assert rows(run) >= before + 12, done
     assert rows(run) < N_IMAGES * 0.7
+    for shard in run.glob("shards/*-of-*"):  # as of a rank that was killed while it wrote
+        shard.joinpath(".moments.npz.1-00.tmp").touch()
     call_ranks(server, numbers[-1], *command, cwd=tmp_path)
     assert_equal_runs(run, profiled / "runs" / "alone")
+
+
+@pytest.mark.slow
+def test_bad_images_may_all_lie_in_one_shard(server: Server, profiling: list[str], tmp_path: Path) -> None:
+    """Twelve of 1,200 are what one process passes over, though they are more than 1 % of any shard."""
+    pixels = np.random.default_rng(0).integers(0, 255, (1200, 8, 8, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        path = tmp_path / "images" / f"{number % 3}" / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)
+    data = load_data(str(tmp_path / "images"), fractions=(0.0, 0.5, 0.5))
+    bad = [data.ids[row] for row in order_of(data)[20:32]]
+    for name in bad:
+        (tmp_path / "images" / name).write_bytes(b"no picture")
+    folder = [*profiling, "--data", str(tmp_path / "images"), "--fractions", "0,0.5,0.5", "--name", "it"]
+    done = call_ranks(server, 2, *folder, cwd=tmp_path)
+    assert "12 images of 1200 could not be read" in done[0].err
+    assert {one.id for one in read_skipped(tmp_path / "runs" / "it" / SKIPPED)} == set(bad)
+
+
+def test_a_plan_of_other_images_is_refused(tmp_path: Path) -> None:
+    write_json(tmp_path / "shards" / "plan.json", {"bounds": [0, 4, 9]})
+    plan = ShardPlan.of(tmp_path)
+    assert plan is not None
+    data: Any = None
+    plan.adopt(np.arange(9), data)
+    with pytest.raises(RunError, match="another number of images"):
+        plan.adopt(np.arange(10), data)
+    for bounds in ([0, 4, "9"], [0, 9, 4], [1, 9], [0], [0, True], 9):
+        write_json(tmp_path / "shards" / "plan.json", {"bounds": bounds})
+        with pytest.raises(RunError, match="damaged"):
+            ShardPlan.of(tmp_path)
 
 
 def test_finished_in_one_piece_but_not_scored(

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import shutil
 import signal
+import threading
 import time
+from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 from processes import Server
 from ranks import call_ranks, running, start_ranks, wait_ranks
+from torch import distributed
+
+from auditor.api.sweep_ranks import _heard
+from auditor.distributed import World
+from auditor.progress import NullTask
 
 SWEEP = [
     "sweep", "--run", "alone", "--alphas", "-1", "--seeds", "2", "--epochs", "2", "--batch-size", "16", "--name", "s",
@@ -89,3 +98,41 @@ def test_no_processes_of_its_own(server: Server, folder: Path) -> None:
     assert [one.code for one in done] == [1, 1]
     assert "not both" in done[0].err
     assert not (folder / "runs" / "s").exists()
+
+
+def test_the_last_beat_may_come_as_the_sweep_ends() -> None:
+    """Both threads show what was said; a line that the other has taken would be waited for."""
+
+    class Store:
+        def __init__(self, pause: float) -> None:
+            self.pause = pause
+
+        def check(self, keys: list[str]) -> bool:
+            return bool(inner.check(keys))
+
+        def get(self, key: str) -> bytes:
+            reading.set()
+            time.sleep(self.pause)
+            return bytes(inner.get(key))
+
+        def delete_key(self, key: str) -> None:
+            inner.delete_key(key)
+
+    class Watch:
+        def every_beat(self, chore: Callable[[Any], None]) -> Callable[[], None]:
+            self.beat = threading.Thread(target=lambda: (chore(Store(0.2)), lines.append("the last beat")))
+            return lambda: None
+
+    class Lines(NullTask):
+        def note(self, text: str) -> None:
+            lines.append(text)
+
+    inner, reading, lines, watch = distributed.HashStore(), threading.Event(), [], Watch()
+    inner.set_timeout(timedelta(seconds=1))
+    with _heard(World(0, 2, store=Store(0), watch=watch), "key", Lines()):  # type: ignore[arg-type]
+        for number in range(2):
+            inner.set(f"key/{number}", f"line {number}")
+        watch.beat.start()
+        assert reading.wait(5)
+    watch.beat.join()
+    assert lines == ["line 0", "line 1", "the last beat"]

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from torch import distributed
 
-from auditor.distributed import World, alone, current
+from auditor.distributed import World, alone, current, watch
+from auditor.distributed.joining import _own_device
 from auditor.distributed.launch import Launch, first_host
+from auditor.distributed.watch import Watch
 from auditor.distributed.world import entered
 from auditor.errors import OptionError
 
@@ -104,6 +106,46 @@ def test_the_world_inside_a_block() -> None:
             assert not current().several
         assert current() is several
     assert not current().several
+
+
+def watches(n: int) -> list[Watch]:
+    store = distributed.HashStore()
+    found = [Watch(store, rank, n, timeout=5) for rank in range(n)]
+    for one in found:
+        one.beat()
+    return found
+
+
+def test_what_was_declared_is_said_once_even_if_the_speaker_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PARTING", 0.05)
+    first, second, third = watches(3)
+    first._declare(1, "is gone", gone=True)
+    said = third._told()  # rank 0, who was to say it, is gone as well
+    assert said is not None
+    assert "Rank 1 of 3" in said
+    assert second._told() is None
+    assert first._told() is None
+
+
+def test_who_keeps_the_store_leaves_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "PARTING", 0.05)
+    keeper, other = watches(2)
+    monkeypatch.setattr(Watch, "join", lambda *_: None)  # neither was started
+    leaving = threading.Thread(target=keeper.leave)
+    leaving.start()
+    leaving.join(0.5)
+    assert leaving.is_alive()
+    other.leave()
+    leaving.join(5)
+    assert not leaving.is_alive()
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+def test_more_ranks_than_gpus_is_an_error_of_all(monkeypatch: pytest.MonkeyPatch, rank: int) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    with pytest.raises(OptionError, match="more ranks on this machine than GPUs"):
+        _own_device(Launch(rank, 4, rank, 4, "localhost", 1))
 
 
 TORCH = {"RANK": "2", "WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "29500", "LOCAL_RANK": "0",

@@ -11,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -24,6 +25,7 @@ from torch.nn import functional
 
 from auditor.distributed import World
 from auditor.distributed.group import open_group
+from auditor.errors import RunError
 from auditor.models import probe_sites
 from auditor.training import (
     Evaluation,
@@ -147,7 +149,10 @@ def work(world: World, folder: Path) -> dict[str, Any]:
     """Everything that a process does."""
     torch.set_num_threads(1)
     open_group(world)
-    found: dict[str, Any] = {name: learn(world, name) for name in PLANS if world.size != 2 or name in IN_TWO}
+    found: dict[str, Any] = {"open": []}
+    for name in PLANS if world.size != 2 else IN_TWO:
+        found[name] = learn(world, name)
+        found["open"].append(len(list(Path("/proc/self/fd").iterdir())))
     if world.size == 1:
         found["undisturbed"] = learn(world, RESUMED, epochs=3)
     if world.size != 2:
@@ -239,6 +244,12 @@ def test_equals_one_process(results: dict[Any, Any], case: tuple[int, str]) -> N
             assert torch.equal(rank[name]["weights"][key], value)  # the ranks do not drift apart
 
 
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="counts open files as Linux shows them")
+def test_a_training_leaves_no_connections(results: dict[Any, Any]) -> None:
+    for n in (2, 3):
+        assert all(len(set(rank["open"])) == 1 for rank in results[n])
+
+
 def test_plans_differ(results: dict[Any, Any]) -> None:
     """Otherwise equality would say little."""
     alone = results[1][0]
@@ -250,6 +261,26 @@ def test_plans_differ(results: dict[Any, Any]) -> None:
 def test_resumed_by_other_numbers_of_ranks(results: dict[Any, Any]) -> None:
     (resumed,) = results["resumed"]
     assert difference(resumed, results[1][0]["undisturbed"]) < 1e-9
+
+
+def test_a_state_that_one_rank_does_not_see(tmp_path: Path) -> None:
+    """As behind a network file system that shows files late: an error, not two trainings in one."""
+    name = "alpha 0"
+    learn(World(), name, tmp_path)
+    store, raised = distributed.HashStore(), [""] * 2
+
+    def go_on(rank: int) -> None:
+        try:
+            learn(World(rank, 2, store=store), name, tmp_path if rank == 0 else tmp_path / "late")
+        except RunError as error:
+            raised[rank] = str(error)
+
+    threads = [threading.Thread(target=go_on, args=(rank,)) for rank in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert all("do not find the same saved training state" in one and "2, 0" in one for one in raised)
 
 
 def test_batch_norm_is_torchs_of_the_whole_batch(results: dict[Any, Any]) -> None:

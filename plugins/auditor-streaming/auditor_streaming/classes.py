@@ -38,7 +38,7 @@ def read_classes(path: Path) -> tuple[str, ...]:
         If the file holds no such names.
     """
     if path.suffix != ".json":
-        return tuple(_bytes(path).decode("utf-8", "replace").rstrip("\r\n").splitlines())
+        return tuple(_bytes(path).decode("utf-8-sig", "replace").rstrip("\r\n").splitlines())
     names = _json(path).get("classes")
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
         raise _unusable(path, "it has no list of text named classes")

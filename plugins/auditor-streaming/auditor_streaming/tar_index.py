@@ -47,7 +47,7 @@ class Rule:
 
     def is_image(self, extension: str) -> bool:
         """Whether this member is the image."""
-        return extension == self.image if self.image else f".{extension.lower()}" in IMAGE_SUFFIXES
+        return extension == self.image if self.image else f".{extension}" in IMAGE_SUFFIXES
 
     def is_label(self, extension: str) -> bool:
         """Whether this member may hold the label."""
@@ -100,13 +100,16 @@ def index_piece(shard: Shard, rule: Rule) -> Piece:
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Divide a member's name into the sample's key and the extension, as WebDataset does; None for its own files."""
+    """Divide a member's name into the sample's key and the extension, as WebDataset does (in small letters).
+
+    None for its own files.
+    """
     from webdataset.tariterators import base_plus_ext
 
     if _META.match(name):
         return None
     key, extension = base_plus_ext(name)
-    return None if key is None else (key, extension)
+    return None if key is None else (key, extension.lower())
 
 
 @dataclass
@@ -197,6 +200,8 @@ def _take_label(sample: _Sample, member: Member, extension: str, shard: Shard, r
     if isinstance(found[0], bool) or not isinstance(found[0], int | str):
         kind = type(found[0]).__name__
         raise _wrong(shard, f"holds {member.name}, whose label is of type {kind}", "an integer or text")
+    if isinstance(found[0], int) and not _NUMBER.fullmatch(str(found[0])):
+        raise _wrong(shard, f"holds {member.name}, whose label is too large", "a class number")
     sample.label = _named(found[0], member, shard) if isinstance(found[0], str) else found[0]
 
 

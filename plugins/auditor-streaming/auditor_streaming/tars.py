@@ -48,7 +48,8 @@ class WebDatasetSource(DataSource):
         pattern, options = split_options(text.removeprefix(_PREFIX), _OPTIONS, "wds:")
         held_out = options.get("held_out")
         trained, shards = _both(pattern, held_out)
-        rule = Rule(options.get("image"), options.get("label"))
+        image = options.get("image", "").lower().removeprefix(".")
+        rule = Rule(image or None, options.get("label"))
         pieces = [index_piece(shard, rule) for shard in shards]
         found = [TarIndex.from_arrays(arrays) for arrays in all_pieces(pieces)]
         counts = [len(one.keys) for one in found]

@@ -37,6 +37,8 @@ def members(png: Callable[..., bytes]) -> dict[str, bytes]:
         ({"3.cls": b"1.5"}, "partly numbers, partly text"),
         ({"3.cls": b"x" * 2_000_000}, "a label of 2,000,000 bytes"),
         ({"3.cls": b"-1"}, "labels that name no class"),
+        ({"3.cls": b"9" * 17}, "not class numbers"),
+        ({"3.cls": None, "3.json": b'{"label": %s}' % (b"9" * 30)}, "3.json, whose label is too large"),
         ({"3.cls": None, "3.json": b"{"}, "3.json, which is not JSON"),
         ({"3.cls": None, "3.json": b"[" * 100_000}, "3.json, which is not JSON"),
         ({"3.cls": None, "3.json": b"[1]"}, "image without a label: 3"),

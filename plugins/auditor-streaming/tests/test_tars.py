@@ -94,6 +94,8 @@ def test_text_labels_are_numbered_by_the_list(
     assert (data.name, data.classes, data.labels.tolist()) == ("pets", ("cat", "owl"), [1, 0] * 4)
     (tmp_path / "classes.txt").write_text("owl\ndog\ncat\n")
     assert load(f"wds:{tmp_path / 'pets.tar'}").labels.tolist() == [0, 2] * 4
+    (tmp_path / "classes.txt").write_text("owl\ndog\ncat\n", encoding="utf-8-sig")  # as some editors write it
+    assert load(f"wds:{tmp_path / 'pets.tar'}").labels.tolist() == [0, 2] * 4
     (tmp_path / "classes.txt").write_text("owl\n")
     with pytest.raises(DataError, match="'cat' is not in the list"):
         load(f"wds:{tmp_path / 'pets.tar'}")
@@ -129,6 +131,16 @@ def test_the_image_is_chosen_by_its_extension(
     with pytest.raises(DataError, match="no labelled images"):
         load(f"wds:{path}")
     assert np.asarray(load(f"wds:{path}?image=right.png").read(3)).flat[0] == 103
+
+
+def test_extensions_in_capitals(
+    tmp_path: Path, write_tar: Callable[..., Path], png: Callable[..., bytes], load: Load
+) -> None:
+    picture = png(np.zeros((4, 4), np.uint8))
+    members = [one for row in range(8) for one in ((f"{row}.PNG", picture), (f"{row}.CLS", str(row % 2).encode()))]
+    path = write_tar(tmp_path / "pets.tar", members)
+    for options in ("", "?image=PNG", "?image=.png"):
+        assert load(f"wds:{path}{options}").labels.tolist() == [0, 1] * 4
 
 
 def test_the_folders_of_a_tar_can_be_the_classes(
