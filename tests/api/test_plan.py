@@ -312,7 +312,8 @@ def test_it_is_plain_values(made: Plan) -> None:
     assert len(document["parts"]) == len(made.parts)
 
 
-def test_weights_that_are_there_are_used(factories: str) -> None:
+def test_weights_that_are_there_are_used(factories: str, tmp_path: Path) -> None:
+    auditor.profile(factories, runs=tmp_path, shuffles=19, bootstraps=39)
     found = auditor.plan(factories, jobs=["profile"], shuffles=19, bootstraps=39, seconds=0.1, device="cpu")
     assert "digits" in found.about["model"]
     assert not any("random" in note for note in found.notes)
