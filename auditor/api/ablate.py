@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from auditor.api.ablation_result import Ablation
 from auditor.api.ablation_settings import AblationSettings
 from auditor.api.ablation_tables import write_tables
+from auditor.api.agreement import check_agreement
 from auditor.api.bench import Bench
 from auditor.api.estimate_units import attribute_units, estimate_units
 from auditor.api.forward import Execution
@@ -20,7 +21,6 @@ from auditor.api.heads import CHOICES
 from auditor.api.important import check_count, find_important
 from auditor.api.joint import Plan, measure_joint
 from auditor.api.measure_units import measure_units, table_of_classes, table_of_units
-from auditor.api.profile_ranks import check_agreement
 from auditor.api.profiling import MAX_CELLS
 from auditor.api.run import Run
 from auditor.api.selection import curve_score, preferred_classes, resolve, select_units

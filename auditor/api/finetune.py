@@ -12,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 from torch import nn
 
+from auditor.api.agreement import check_agreement
 from auditor.api.forward import Execution
 from auditor.api.heads import CHOICES
 from auditor.api.models import Prepared
@@ -178,6 +179,7 @@ def finetune(
         },
         provenance=provenance(execution=execution.describe(), parent=str(run.path)),
     )
+    check_agreement(world, manifest)
     base = str(run.manifest.identity["model"]["spec"]).split(":")[-1]
     home = run.path.parent if runs is None else Path(runs)
     folder = home / (name or f"{slug(base)}-{slug(data.name)}-alpha{plan.alpha:g}-{manifest.digest()[:8]}")

@@ -17,8 +17,7 @@ from auditor.api.tables import site_scorer
 from auditor.api.tally import PROFILED, Moments, moments_of
 from auditor.distributed import World
 from auditor.distributed.reporters import together
-from auditor.errors import OptionError, RunError
-from auditor.manifest import Manifest
+from auditor.errors import OptionError
 from auditor.progress import Reporter
 from auditor.selectivity.scores import UnitScores
 from auditor.stats.moments import ClassMoments
@@ -47,24 +46,6 @@ def check_ranks(world: World, storing: StoreSettings) -> None:
         raise OptionError(
             "What several ranks find meets on disk, so it cannot be kept in memory only.",
             fix="Leave out --store none, or use one process.",
-        )
-
-
-def check_agreement(world: World, manifest: Manifest) -> None:
-    """Refuse to go on if the ranks are about to do different things.
-
-    Raises
-    ------
-    RunError
-        Naming the fields in which a rank differs from the main one.
-    """
-    theirs = world.share("identity", manifest.to_dict())
-    if theirs["digest"] != manifest.digest():
-        changes = Manifest.from_dict(theirs).diff(manifest)
-        raise RunError(
-            f"Rank {world.rank} sees another model, other data or other settings than rank 0.",
-            got="; ".join(map(str, changes[:5])) + ("; ..." if len(changes) > 5 else ""),
-            fix="Give all ranks the same files and versions of packages.",
         )
 
 

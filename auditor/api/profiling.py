@@ -14,10 +14,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from auditor.ablation import accuracy_with_interval
+from auditor.api.agreement import check_agreement
 from auditor.api.forward import Execution, first_images
 from auditor.api.models import Prepared
 from auditor.api.profile_ranks import (
-    check_agreement,
     check_ranks,
     clear,
     merged_moments,

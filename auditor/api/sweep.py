@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from auditor.api.agreement import check_agreement
 from auditor.api.audit_settings import Margins
 from auditor.api.forward import Execution
 from auditor.api.heads import CHOICES
@@ -109,6 +110,8 @@ def sweep(
             parent=str(run.path), model=model["spec"], data=data["name"], confidence=run.confidence, cells=[]
         ),
     )
+    asked = {**manifest.identity, "cells": list(map(str, cells))}
+    check_agreement(world, Manifest(KIND, asked))
     base = str(model["spec"]).split(":")[-1]
     path = run.path.parent / (name or f"sweep-{slug(base)}-{slug(data['name'])}-{manifest.digest()[:8]}")
     board = Board(path)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 from processes import Server
-from ranks import call_ranks, running, start_ranks, wait_ranks
+from ranks import call_ranks, running, start_each, start_ranks, wait_ranks
 from safetensors.torch import load_file
 
 TUNE = [
@@ -117,3 +117,11 @@ def test_images_that_cannot_be_read(server: Server, tiny_folder: Path, tmp_path:
         mine, wanted = (load_file(run / "weights.safetensors") for run in runs)
         for key, value in wanted.items():
             torch.testing.assert_close(mine[key], value, rtol=1e-4, atol=1e-5)
+
+
+def test_ranks_with_other_plans_are_told_apart(server: Server, folder: Path) -> None:
+    """Left alone, one would wait for batches that the other has not."""
+    done = wait_ranks(start_each(server, [TUNE, [*TUNE, "--epochs", "2"]], cwd=folder))
+    assert [one.code for one in done] == [1, 1]
+    assert "plan.epochs: 3 -> 2" in done[0].err + done[1].err
+    assert (done[0].err + done[1].err).count("Error: ") == 1

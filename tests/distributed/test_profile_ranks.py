@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from processes import N_IMAGES, Server
-from ranks import TABLES, assert_equal_runs, call_ranks, free_port, rows, running, start_ranks, wait_ranks
+from ranks import TABLES, assert_equal_runs, call_ranks, rows, running, start_each, start_ranks, wait_ranks
 
 from auditor.api.shard_plan import ShardPlan
 from auditor.api.skips import SKIPPED, read_skipped
@@ -137,13 +137,8 @@ def test_what_ranks_cannot_do_is_said_once(server: Server, profiling: list[str],
 
 
 def test_ranks_that_see_other_data_are_told_apart(server: Server, profiling: list[str], tmp_path: Path) -> None:
-    port = str(free_port())
     other = [*profiling, "--name", "it", "--seed", "7"]
-    ranks = [
-        server.start(*argv, cwd=tmp_path, RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=port)
-        for rank, argv in enumerate(([*profiling, "--name", "it"], other))
-    ]
-    done = wait_ranks(ranks)
+    done = wait_ranks(start_each(server, [[*profiling, "--name", "it"], other], cwd=tmp_path))
     assert [one.code for one in done] == [1, 1]
     assert "Rank 1" in done[0].err
     assert "seed: 0 -> 7" in done[0].err

@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from processes import Server
-from ranks import call_ranks, running, start_ranks, wait_ranks
+from ranks import call_ranks, running, start_each, start_ranks, wait_ranks
 from torch import distributed
 
 from auditor.api.sweep_ranks import _heard
@@ -136,3 +136,10 @@ def test_the_last_beat_may_come_as_the_sweep_ends() -> None:
         assert reading.wait(5)
     watch.beat.join()
     assert lines == ["line 0", "line 1", "the last beat"]
+
+
+def test_ranks_with_other_networks_are_told_apart(server: Server, folder: Path) -> None:
+    done = wait_ranks(start_each(server, [SWEEP, [*SWEEP, "--seeds", "1"]], cwd=folder))
+    assert [one.code for one in done] == [1, 1]
+    assert "cells: " in done[0].err + done[1].err
+    assert not (folder / "runs" / "s" / "networks").exists()

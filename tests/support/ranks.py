@@ -113,3 +113,16 @@ def rows(run: Path) -> int:
         except (StoreError, FileNotFoundError):
             continue
     return sum(found.values())
+
+
+def start_each(server: Server, argvs: list[list[str]], *, cwd: Path, **options: Any) -> list[Process]:
+    """Start ranks that were not given the same arguments, as a script with a mistake in it does."""
+    port = str(free_port())
+    return [
+        server.start(
+            *argv, cwd=cwd, RANK=str(rank), WORLD_SIZE=str(len(argvs)), LOCAL_RANK=str(rank),
+            LOCAL_WORLD_SIZE=str(len(argvs)), MASTER_ADDR="127.0.0.1", MASTER_PORT=port, GLOO_SOCKET_IFNAME="lo",
+            **options,
+        )
+        for rank, argv in enumerate(argvs)
+    ]  # fmt: skip
