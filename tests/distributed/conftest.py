@@ -2,37 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
-from processes import BATCH, N_IMAGES, Server
+import commands
+from processes import BATCH, Server
 
-
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    if not hasattr(os, "fork") or sys.platform == "darwin":
-        pytest.skip("needs processes that fork")
-    server = Server(tmp_path_factory.mktemp("ranks"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Write 180 images of three classes."""
-    labels = np.arange(N_IMAGES) % 3
-    images = np.random.default_rng(0).integers(0, 100, (N_IMAGES, 16, 16, 3))
-    images[np.arange(N_IMAGES), ..., labels] += 120
-    path = tmp_path_factory.mktemp("data") / "pictures.npz"
-    np.savez(path, images=images.astype(np.uint8), labels=labels, classes=np.array(["red", "green", "blue"]))
-    return path
+pictures, server = commands.pictures, commands.server
 
 
 @pytest.fixture(scope="session")
@@ -54,3 +35,10 @@ def profiled(server: Server, profiling: list[str], tmp_path_factory: pytest.Temp
         done = server.call(*profiling, "--name", "alone", cwd=folder)
     assert done.code == 0, done.err
     return folder
+
+
+@pytest.fixture
+def folder(profiled: Path, tmp_path: Path) -> Path:
+    """Copy the profile, to work on."""
+    shutil.copytree(profiled, tmp_path, dirs_exist_ok=True)
+    return tmp_path

@@ -33,12 +33,6 @@ def tuned(server: Server, profiled: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-@pytest.fixture
-def folder(profiled: Path, tmp_path: Path) -> Path:
-    shutil.copytree(profiled, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
 def assert_equal_trainings(folder: Path, other: Path) -> None:
     run, wanted = folder / "runs" / "it", other / "runs" / "it"
     for name in ("history.csv", "layers.csv"):

@@ -40,12 +40,6 @@ def swept(server: Server, profiled: Path, tmp_path_factory: pytest.TempPathFacto
     return folder
 
 
-@pytest.fixture
-def folder(profiled: Path, tmp_path: Path) -> Path:
-    shutil.copytree(profiled, tmp_path, dirs_exist_ok=True)
-    return tmp_path
-
-
 def assert_equal_sweeps(folder: Path, other: Path) -> None:
     sweep, wanted = folder / "runs" / "s", other / "runs" / "s"
     for name in ("alphas.csv", "layers.csv", "networks.csv"):
