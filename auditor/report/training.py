@@ -68,6 +68,7 @@ def training_history(
     _line(accuracy, history, "val_accuracy", GREEN, "o", None)
     accuracy.set_ylabel("validation accuracy")
     accuracy.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    accuracy.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))  # no quarters, which one decimal cannot show
     if worst and layers is not None:
         _dead(panels[3], layers, worst)
     for axes in panels:
