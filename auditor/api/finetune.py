@@ -16,6 +16,7 @@ from auditor.api.agreement import check_agreement
 from auditor.api.forward import Execution
 from auditor.api.heads import CHOICES
 from auditor.api.models import Prepared
+from auditor.api.profile_ranks import check_ranks
 from auditor.api.profiling import profile_prepared
 from auditor.api.run import Run
 from auditor.api.scratch import fresh_start
@@ -180,6 +181,8 @@ def finetune(
         provenance=provenance(execution=execution.describe(), parent=str(run.path)),
     )
     check_agreement(world, manifest)
+    storing = StoreSettings(run.manifest.identity["store"], run.manifest.identity["dtype"])
+    check_ranks(world, storing)  # the profile of the result would refuse, after all the training
     base = str(run.manifest.identity["model"]["spec"]).split(":")[-1]
     home = run.path.parent if runs is None else Path(runs)
     folder = home / (name or f"{slug(base)}-{slug(data.name)}-alpha{plan.alpha:g}-{manifest.digest()[:8]}")
@@ -194,7 +197,7 @@ def finetune(
         source=run.manifest.provenance.get("data"),
         layers=run.manifest.identity["layers"],
         settings=SelectivitySettings(**{**settings, "metrics": tuple(settings["metrics"])}),
-        storing=StoreSettings(run.manifest.identity["store"], run.manifest.identity["dtype"]),
+        storing=storing,
         seed=int(run.manifest.identity["seed"]),
         folder=folder,
         runs=folder.parent,

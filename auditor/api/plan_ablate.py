@@ -22,9 +22,8 @@ from auditor.api.plan_clock import LEAST, NO_TIME, Part, Stopwatch, Timed, batch
 from auditor.api.plan_counts import Counts
 from auditor.api.run import Run
 from auditor.api.score_images import ScoreImages
-from auditor.api.selection import curve_score, resolve, select_units
+from auditor.api.selection import check_enough, curve_score, resolve, select_units
 from auditor.data import LabelledData
-from auditor.errors import OptionError
 from auditor.models.trace import evaluating
 from auditor.store.blocks import BlockCache
 
@@ -111,13 +110,7 @@ def choose(run: Run, settings: AblationSettings, *, exact: bool) -> tuple[pd.Dat
     if exact:
         return select_units(units, settings, left_out=left_out), settings
     k = settings.top_selective
-    if k > len(units):
-        raise OptionError(
-            f"The network has {len(units)} units.",
-            wanted=f"--top-selective of 1 to {len(units)}",
-            got=str(k),
-            fix=f"--top-selective {len(units)} or fewer",
-        )
+    check_enough(units, k)
     # Without significance, which so few shuffles cannot tell; units without a score come last.
     score = units[settings.column].where(~units["site"].isin(left_out) & ~units["dead"])
     return units.loc[score.sort_values(ascending=False, kind="stable").index[:k]], settings

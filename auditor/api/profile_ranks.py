@@ -45,7 +45,7 @@ def check_ranks(world: World, storing: StoreSettings) -> None:
     if storing.keep == "none":
         raise OptionError(
             "What several ranks find meets on disk, so it cannot be kept in memory only.",
-            fix="Leave out --store none, or use one process.",
+            fix="Profile without --store none, or use one process.",
         )
 
 

@@ -81,6 +81,17 @@ def curve_score(units: pd.DataFrame, layers: pd.DataFrame, settings: AblationSet
     return result
 
 
+def check_enough(units: pd.DataFrame, k: int) -> None:
+    """Raise an OptionError if more units are asked for than there are."""
+    if k > len(units):
+        raise OptionError(
+            f"The network has {len(units)} units.",
+            wanted=f"--top-selective of 1 to {len(units)}",
+            got=str(k),
+            fix=f"--top-selective {len(units)} or fewer",
+        )
+
+
 def select_units(units: pd.DataFrame, settings: AblationSettings, *, left_out: tuple[str, ...] = ()) -> pd.DataFrame:
     """Most selective units, most selective first.
 
@@ -116,13 +127,7 @@ def select_units(units: pd.DataFrame, settings: AblationSettings, *, left_out: t
             ["excess", *rankings],
             fix="Rank by a metric of the run; `auditor profile --metric NAME` adds one.",
         )
-    if k > len(units):
-        raise OptionError(
-            f"The run has {len(units)} units.",
-            wanted=f"--top-selective of 1 to {len(units)}",
-            got=str(k),
-            fix=f"--top-selective {len(units)} or fewer",
-        )
+    check_enough(units, k)
     candidates = units[~units["site"].isin(left_out)]
     significant = candidates[(candidates[f"{metric}_q"] <= settings.q) & candidates[column].notna()]
     if k > len(significant):

@@ -119,3 +119,13 @@ def test_ranks_with_other_plans_are_told_apart(server: Server, folder: Path) -> 
     assert [one.code for one in done] == [1, 1]
     assert "plan.epochs: 3 -> 2" in done[0].err + done[1].err
     assert (done[0].err + done[1].err).count("Error: ") == 1
+
+
+def test_a_run_that_is_not_stored_is_refused_before_it_is_trained(
+    server: Server, profiling: list[str], tmp_path: Path
+) -> None:
+    assert server.call(*profiling, "--store", "none", "--name", "alone", cwd=tmp_path).code == 0
+    done = wait_ranks(start_ranks(server, 2, *TUNE, cwd=tmp_path))
+    assert [one.code for one in done] == [1, 1]
+    assert "meets on disk" in done[0].err
+    assert not (tmp_path / "runs" / "it").exists()
