@@ -1,9 +1,9 @@
 """Which models of the two zoos can be audited: each is built, probed and profiled end to end, one row of a CSV each.
 
-A model gets random weights and ten outputs, and profiles 16 random images at its own input size (with --size at another
-one, if the model takes it; the table says which), in a process of its own with limits on time and memory (on Linux and
-macOS). Models that are in the CSV already are skipped, so the command goes on where it was. Figures are not drawn; they
-would take most of the time.
+A model gets random weights and ten outputs, and profiles 16 random images at its own input size (with --size at
+another one, if the model takes it or can be built for it; the table says which), in a process of its own with limits on
+time and memory (on Linux and macOS). Models that are in the CSV already are skipped, so the command goes on where it
+was. Figures are not drawn; they would take most of the time.
 
     python benchmarks/zoo.py --source torchvision
     python benchmarks/zoo.py --source timm --family one-per-family --processes 2
@@ -126,20 +126,10 @@ def random_data(n_images: int) -> LabelledData:
     )
 
 
-def takes_sizes(model: Model) -> bool:
-    """Whether timm says that the model takes pictures of any size."""
-    if model.source != "timm":
-        return False
-    from timm.models import get_pretrained_cfg
-
-    cfg = get_pretrained_cfg(model.name, allow_unregistered=True)
-    return cfg is not None and not cfg.fixed_input_size
-
-
 def measure(model: Model, n_images: int, size: int | None) -> dict[str, Any]:
     """Profile one model; its row without time, memory and status."""
-    if size is not None and takes_sizes(model):
-        with suppress(auditor.AuditorError):  # not every size that is not fixed goes
+    if size is not None:
+        with suppress(auditor.AuditorError):  # some networks exist for their own size alone
             return profile(model, n_images, size)
     return profile(model, n_images, None)
 
@@ -231,7 +221,7 @@ def main() -> None:
     parser.add_argument("--match", metavar="GLOB", help="names, or source:name; then all of a family by default")
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--images", type=int, default=16)
-    parser.add_argument("--size", type=int, metavar="PIXELS", help="input of timm's models that take any; default: own")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="input, where a model takes it; default: own")
     parser.add_argument("--memory", type=float, default=8.0, metavar="GIB", help="for one model")
     parser.add_argument("--seconds", type=float, default=300.0, help="for one model")
     parser.add_argument("--retry", action="store_true", help="models that are in the CSV with another status than ok")

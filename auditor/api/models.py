@@ -129,6 +129,7 @@ def prepare(
     kind = choose_weights(weights, checkpoint, data.name)
     spec = find_model(model)
     reporter.say(f"Model: {spec.spec}.")
+    size = overrides.image_size() or (None if preprocessing is None else preprocessing.input_size[1:])
     # Pretrained weights and checkpoints come with their own head; anything else gets one output per class.
     loaded = load_model(
         model,
@@ -137,6 +138,7 @@ def prepare(
         checkpoint=checkpoint,
         checkpoint_head=True,
         seed=seed,
+        image_size=size,
     )
     if kind == "checkpoint" and loaded.n_outputs != len(data.classes) and not choice:
         reporter.say(
@@ -166,6 +168,7 @@ def prepare(
         "n_outputs": loaded.n_outputs,
         "seed": seed if kind in ("none", "digits") else None,
         "state": state_hash(module),
+        **({} if loaded.image_size is None else {"image_size": list(loaded.image_size)}),
         **adapted,
     }
     return Prepared(module, chosen, identity, weights_file, head)
@@ -210,6 +213,7 @@ def reload(
     module = load_model(
         spec,
         n_outputs=identity["n_outputs"],
+        image_size=built_size(identity),
         weights="pretrained" if identity["weights"] == "pretrained" else "none",
         checkpoint=None if whole else weights_file,
         seed=identity["seed"] or 0,
@@ -228,6 +232,12 @@ def reload(
         )
     restore_order(module, identity)
     return Prepared(module, preprocessing, identity, weights_file)
+
+
+def built_size(identity: dict[str, Any]) -> tuple[int, int] | None:
+    """Height and width that a run's architecture was built for, if not its own."""
+    size = identity.get("image_size")
+    return None if size is None else (int(size[0]), int(size[1]))
 
 
 def _given(

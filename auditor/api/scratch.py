@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from auditor.api.models import Prepared
+from auditor.api.models import Prepared, built_size
 from auditor.models import load_model
 from auditor.models.untrained import untrained_copy
 
@@ -26,8 +26,8 @@ def fresh_start(start: Prepared, *, seed: int) -> nn.Module:
     fresh = untrained_copy(start.module, (), seed=seed)
     spec = str(start.identity["spec"])
     if not spec.startswith("module:"):
-        outputs = start.identity["n_outputs"]
-        made = load_model(spec, n_outputs=outputs, weights="none", checkpoint=None, seed=seed).module.state_dict()
+        outputs, size = start.identity["n_outputs"], built_size(start.identity)
+        made = load_model(spec, n_outputs=outputs, weights="none", seed=seed, image_size=size).module.state_dict()
         with torch.no_grad():
             for name, value in fresh.state_dict().items():
                 if name in made and made[name].shape == value.shape:

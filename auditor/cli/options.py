@@ -137,7 +137,8 @@ model_options = options(
 
 preprocessing_options = options(
     click.option("--input-size", type=Numbers(1, 2, 3), metavar="SIZE",
-                 help="Input in pixels: SIZE, H,W or C,H,W.  [this and the next four default to the model's own]"),
+                 help="Input in pixels: SIZE, H,W or C,H,W; a network for one size is built for this one.  "
+                 "[this and the next four default to the model's own]"),
     click.option("--crop-pct", type=float, metavar="SHARE",
                  help="Share of the resized picture that is cropped: 0.875 for 224 of 256, 1 for all of it."),
     click.option("--interpolation", metavar="NAME", help="bicubic, bilinear, lanczos, nearest, box or hamming."),

@@ -5,7 +5,7 @@ from auditor.models.layers import PRESETS
 from auditor.models.load import LoadedModel, load_model
 from auditor.models.preprocessing import Preprocessing, timm_preprocessing, torchvision_preprocessing
 from auditor.models.probe import find_logit_layer, n_outputs, probe_sites
-from auditor.models.sources import ModelSpec, available_models, build_module, find_model
+from auditor.models.sources import ModelSpec, available_models, build_module, built_for, find_model
 
 __all__ = [
     "PRESETS",
@@ -14,6 +14,7 @@ __all__ = [
     "Preprocessing",
     "available_models",
     "build_module",
+    "built_for",
     "find_logit_layer",
     "find_model",
     "load_checkpoint",

@@ -10,7 +10,7 @@ from torch import nn
 from auditor.errors import OptionError
 from auditor.models.checkpoint import checkpoint_outputs, load_checkpoint, state_hash
 from auditor.models.preprocessing import Preprocessing, timm_preprocessing, torchvision_preprocessing
-from auditor.models.sources import ModelSpec, build_module, find_model
+from auditor.models.sources import ModelSpec, build_module, built_for, find_model
 
 WEIGHTS = ("pretrained", "none")
 
@@ -35,6 +35,8 @@ class LoadedModel:
         See :func:`auditor.models.checkpoint.state_hash`.
     n_outputs : int or None
         Number of outputs that the architecture was built with; None for its own, and for a given module.
+    image_size : tuple of int or None
+        Height and width that the architecture was built for; None for its own, and for a given module.
     knows_preprocessing : bool
         Whether model or zoo tell the evaluation transform; otherwise it is a guess.
     """
@@ -46,6 +48,7 @@ class LoadedModel:
     preprocessing: Preprocessing | None
     state_hash: str
     n_outputs: int | None = None
+    image_size: tuple[int, int] | None = None
     knows_preprocessing: bool = True
 
 
@@ -58,6 +61,7 @@ def load_model(
     seed: int = 0,
     new_head: bool = False,
     checkpoint_head: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> LoadedModel:
     """Load a model by name, or describe one that is there already.
 
@@ -77,6 +81,9 @@ def load_model(
         See :func:`auditor.models.sources.build_module`.
     checkpoint_head : bool
         Where the checkpoint is for another number of classes than `n_outputs`, build the model with the checkpoint's.
+    image_size : tuple of int, optional
+        Height and width of the images, for architectures that are built for one size; see
+        :func:`auditor.models.sources.built_for`.
 
     Raises
     ------
@@ -94,12 +101,15 @@ def load_model(
         )
     spec = find_model(model)
     pretrained = weights == "pretrained" and checkpoint is None
-    module = build_module(spec, n_outputs=n_outputs, pretrained=pretrained, seed=seed, new_head=new_head)
+    size = built_for(spec, image_size, pretrained=pretrained)
+    module = build_module(
+        spec, n_outputs=n_outputs, pretrained=pretrained, seed=seed, new_head=new_head, image_size=size
+    )
     taken = weights
     if checkpoint is not None:
         outputs = checkpoint_outputs(module, checkpoint) if checkpoint_head else None
         if outputs is not None:
-            module = build_module(spec, n_outputs=outputs, pretrained=False, seed=seed)
+            module = build_module(spec, n_outputs=outputs, pretrained=False, seed=seed, image_size=size)
             n_outputs = outputs
         taken = f"checkpoint:{load_checkpoint(module, checkpoint)}"
     return LoadedModel(
@@ -110,6 +120,7 @@ def load_model(
         model_preprocessing(spec, module),
         state_hash(module),
         n_outputs,
+        size,
         spec.source != "factory" or _has_config(module),
     )
 

@@ -62,6 +62,13 @@ class Overrides:
     def __bool__(self) -> bool:
         return any(getattr(self, field.name) is not None for field in fields(self))
 
+    def image_size(self) -> tuple[int, int] | None:
+        """Return height and width, if a size is asked for."""
+        if self.input_size is None:
+            return None
+        sides = [int(side) for side in _numbers(self.input_size)]
+        return sides[-1] if len(sides) == 1 else sides[-2], sides[-1]
+
     def apply(self, preprocessing: Preprocessing) -> Preprocessing:
         """Return `preprocessing` with the changes.
 
@@ -71,9 +78,9 @@ class Overrides:
             If the means or deviations are neither one nor as many as the channels.
         """
         size = preprocessing.input_size
-        if self.input_size is not None:
-            given = tuple(int(side) for side in _numbers(self.input_size))
-            size = (size[0], *given * 2) if len(given) == 1 else (*size[: 3 - len(given)], *given)  # type: ignore[assignment]
+        if (sides := self.image_size()) is not None:
+            given = _numbers(self.input_size)
+            size = (int(given[0]) if len(given) == 3 else size[0], *sides)
         return replace(
             preprocessing,
             input_size=size,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import urllib.request
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -39,8 +40,15 @@ def pretrained_outputs(source: str, name: str) -> int:
     return len(_torchvision_weights(name).meta["categories"])
 
 
-def timm_pretrained(name: str, num_classes: int | None) -> nn.Module:
-    """Build a timm model with its weights; with another `num_classes`, the classifier is random.
+def timm_pretrained(name: str, **options: Any) -> nn.Module:
+    """Build a timm model with its weights.
+
+    Parameters
+    ----------
+    name : str
+    **options
+        For ``timm.create_model``: with ``num_classes`` the classifier is random, with ``img_size`` timm interpolates
+        position embeddings.
 
     Raises
     ------
@@ -51,7 +59,6 @@ def timm_pretrained(name: str, num_classes: int | None) -> nn.Module:
 
     config = _timm_config(name)
     overlay = {} if config.file else _fetch_for_timm(name, config)
-    options: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
     module: nn.Module = _fetching(
         name, lambda: timm.create_model(name, pretrained=True, pretrained_cfg_overlay=overlay, **options)
     )
@@ -71,6 +78,27 @@ def torchvision_state(name: str) -> dict[str, Tensor]:
         _reach(name, lambda: _open_url(weights.url))
     state: dict[str, Tensor] = _fetching(name, lambda: weights.get_state_dict(progress=True, check_hash=True))
     return state
+
+
+def torchvision_weights_size(name: str) -> tuple[int, int]:
+    """Return height and width of the images that torchvision's default weights for `name` need at least.
+
+    Raises
+    ------
+    WeightsUnavailableError
+        If there are no such weights.
+    """
+    height, width = _torchvision_weights(name).meta["min_size"]
+    return int(height), int(width)
+
+
+def resized_state(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Interpolate the position embeddings in `state` for a torchvision vision transformer of another image size."""
+    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
+
+    if not isinstance(module, VisionTransformer):
+        return state
+    return dict(interpolate_embeddings(module.image_size, module.patch_size, OrderedDict(state)))
 
 
 def load_torchvision_state(module: nn.Module, state: dict[str, Tensor], *, new_head: bool) -> None:

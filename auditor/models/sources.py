@@ -96,7 +96,13 @@ def available_models(pattern: str | None = None) -> list[ModelSpec]:
 
 
 def build_module(
-    spec: ModelSpec, *, n_outputs: int | None, pretrained: bool, seed: int, new_head: bool = False
+    spec: ModelSpec,
+    *,
+    n_outputs: int | None,
+    pretrained: bool,
+    seed: int,
+    new_head: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> nn.Module:
     """Build a model on the CPU, in eval mode.
 
@@ -115,6 +121,9 @@ def build_module(
     new_head : bool
         With pretrained weights for another number of classes: start the classifier afresh (at random) instead of
         refusing.
+    image_size : tuple of int, optional
+        Height and width, in pixels, that the network is built for; see :func:`built_for`. Pretrained position
+        embeddings are interpolated by the zoo's own code. Default: the architecture's own size.
 
     Raises
     ------
@@ -128,10 +137,41 @@ def build_module(
         if spec.source == "factory":
             module = _call_factory(spec.name, n_outputs=n_outputs, pretrained=pretrained)
         elif pretrained:
-            module = _build_pretrained(spec, n_outputs=n_outputs, new_head=new_head)
+            module = _build_pretrained(spec, n_outputs=n_outputs, new_head=new_head, image_size=image_size)
         else:
-            module = _build_random(spec, n_outputs)
+            module = _build_random(spec, n_outputs, image_size)
     return module.eval()
+
+
+def built_for(
+    spec: ModelSpec, image_size: tuple[int, int] | None, *, pretrained: bool = False
+) -> tuple[int, int] | None:
+    """Return the size that the architecture has to be built for, or None if it is its own.
+
+    Most networks take images of any size as they are. Those with position embeddings or windows of a fixed size
+    (most vision transformers) are made for one size, which both zoos let the caller choose.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+    image_size : tuple of int or None
+        Height and width of the images in pixels; None: not asked for.
+    pretrained : bool
+        Whether the zoo's weights go into it: torchvision's builders take another size than those of vit_h_14.
+    """
+    if spec.source == "torchvision":
+        if _torchvision_size_argument(spec.name) is None:
+            return None
+        if image_size is None and pretrained:
+            image_size = weights_room.torchvision_weights_size(spec.name)
+        return None if image_size == (224, 224) else image_size
+    if image_size is None or spec.source == "factory":
+        return None
+    from timm.models import get_pretrained_cfg
+
+    config = get_pretrained_cfg(spec.name, allow_unregistered=True)
+    fixed = config is not None and config.fixed_input_size and tuple(config.input_size[1:]) != image_size
+    return image_size if fixed else None
 
 
 @contextmanager
@@ -142,9 +182,10 @@ def _seeded(seed: int) -> Iterator[None]:
         yield
 
 
-def _build_random(spec: ModelSpec, n_outputs: int | None) -> nn.Module:
+def _build_random(spec: ModelSpec, n_outputs: int | None, image_size: tuple[int, int] | None) -> nn.Module:
     options: dict[str, Any] = {} if n_outputs is None else {"num_classes": n_outputs}
-    with _as_model_error(spec), warnings.catch_warnings():
+    options |= _size_options(spec, image_size)
+    with _as_model_error(spec, image_size), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if spec.source == "timm":
             import timm
@@ -155,7 +196,32 @@ def _build_random(spec: ModelSpec, n_outputs: int | None) -> nn.Module:
         return _as_module(get_model(spec.name, weights=None, **_torchvision_options(spec.name), **options), spec)
 
 
-def _build_pretrained(spec: ModelSpec, *, n_outputs: int | None, new_head: bool) -> nn.Module:
+def _size_options(spec: ModelSpec, image_size: tuple[int, int] | None) -> dict[str, Any]:
+    if image_size is None:
+        return {}
+    if spec.source == "timm":
+        return {"img_size": image_size[0] if image_size[0] == image_size[1] else image_size}
+    if _torchvision_size_argument(spec.name) == "input_size":
+        return {"input_size": image_size}
+    if image_size[0] != image_size[1]:
+        raise ModelError(
+            f"{spec.spec} takes square images alone.",
+            got=f"{image_size[0]} x {image_size[1]} pixels",
+            fix=f"--input-size {min(image_size)}",
+        )
+    return {"image_size": image_size[0]}
+
+
+def _torchvision_size_argument(name: str) -> str | None:
+    from torchvision.models import get_model_builder
+
+    family = get_model_builder(name).__module__.rpartition(".")[2]
+    return {"vision_transformer": "image_size", "maxvit": "input_size"}.get(family)
+
+
+def _build_pretrained(
+    spec: ModelSpec, *, n_outputs: int | None, new_head: bool, image_size: tuple[int, int] | None
+) -> nn.Module:
     trained_outputs = weights_room.pretrained_outputs(spec.source, spec.name)
     other_head = n_outputs is not None and n_outputs != trained_outputs
     if other_head and not new_head:
@@ -166,24 +232,33 @@ def _build_pretrained(spec: ModelSpec, *, n_outputs: int | None, new_head: bool)
             fix="Give weights trained on this data (--checkpoint FILE), or data with the weights' classes.",
         )
     if spec.source == "timm":
-        with _as_model_error(spec):
-            return _as_module(weights_room.timm_pretrained(spec.name, n_outputs if other_head else None), spec)
+        with _as_model_error(spec, image_size):
+            options = _size_options(spec, image_size)
+            options |= {"num_classes": n_outputs} if other_head else {}
+            return _as_module(weights_room.timm_pretrained(spec.name, **options), spec)
     with _as_model_error(spec):
         state = weights_room.torchvision_state(spec.name)
-    module = _build_random(spec, n_outputs if other_head else trained_outputs)
-    with _as_model_error(spec):
+    module = _build_random(spec, n_outputs if other_head else trained_outputs, image_size)
+    with _as_model_error(spec, image_size):
+        if image_size is not None:
+            state = weights_room.resized_state(module, state)
         weights_room.load_torchvision_state(module, state, new_head=other_head)
     return module
 
 
 @contextmanager
-def _as_model_error(spec: ModelSpec) -> Iterator[None]:
+def _as_model_error(spec: ModelSpec, image_size: tuple[int, int] | None = None) -> Iterator[None]:
     try:
         yield
     except ModelError:
         raise
     except Exception as error:  # zoos raise AssertionError, RuntimeError, TypeError, ... for what they cannot build
-        raise ModelError(f"{spec.spec} cannot be built: {type(error).__name__}: {error}") from error
+        sides = None if image_size is None else " x ".join(map(str, image_size))
+        raise ModelError(
+            f"{spec.spec} cannot be built{'' if sides is None else f' for {sides} pixels'}: "
+            f"{type(error).__name__}: {error}",
+            fix=None if sides is None else "Ask for another --input-size, or none for the model's own.",
+        ) from error
 
 
 def _torchvision_options(name: str) -> dict[str, Any]:

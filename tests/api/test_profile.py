@@ -248,3 +248,26 @@ def test_a_module_is_used_where_it_is() -> None:
     assert Execution().on(module).device == "cpu"
     with pytest.raises(OptionError, match="another device"):
         Execution(device="cpu").on(nn.Linear(2, 2, device="meta"))
+
+
+def test_a_network_built_for_the_input_size_is_built_so_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(auditor.Run, "save_figures", lambda _run: [])
+    run = auditor.profile(
+        "timm:test_vit", weights="none", input_size=32, limit=60, runs=tmp_path, name="vit", workers=0, **QUICK
+    )
+    assert run.manifest.identity["model"]["image_size"] == [32, 32]
+    first = {site.name: site.shape for site in run.sites}
+    reopened = auditor.Run.open(run.path)
+    assert (
+        "image_size"
+        not in auditor.profile(
+            "timm:test_resnet", weights="none", input_size=32, limit=60, runs=tmp_path, workers=0, **QUICK
+        ).manifest.identity["model"]
+    )
+    tuned = reopened.finetune(alpha=0.0, epochs=1, from_scratch=True, signed="rectify", limit=60, workers=0)
+    assert tuned.manifest.identity["model"]["image_size"] == [32, 32]
+    again = auditor.Run.open(tuned.path)
+    assert {site.name: site.shape for site in again.sites} == first
+    effects = again.ablate(top_selective=2, workers=0).effects
+    assert len(effects) >= 2
+    assert set(effects["site"]) <= first.keys()

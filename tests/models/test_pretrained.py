@@ -111,6 +111,43 @@ def test_another_number_of_classes_needs_a_new_head(tmp_path: Path, text: str, f
     assert state_hash(load(text, 7, new_head=True)) == state_hash(module)
 
 
+def test_timm_interpolates_position_embeddings(tmp_path: Path) -> None:
+    from timm.layers import resample_abs_pos_embed
+
+    source = fill_hub(tmp_path, "timm:test_vit").state_dict()
+    loaded = load_model("timm:test_vit", image_size=(64, 64))
+    found = loaded.module.state_dict()
+    assert (loaded.weights, loaded.image_size) == ("pretrained", (64, 64))
+    other = {name for name in found if not torch.equal(found[name], source[name])}
+    assert other == {"pos_embed"}
+    prefix = loaded.module.num_prefix_tokens
+    assert torch.equal(
+        found["pos_embed"], resample_abs_pos_embed(source["pos_embed"], [4, 4], num_prefix_tokens=int(prefix))
+    )
+    assert loaded.module(torch.zeros(1, 3, 64, 64)).shape == (1, 1000)
+
+
+def test_torchvisions_position_embeddings_are_interpolated() -> None:
+    from torchvision.models import VisionTransformer
+
+    def vit(size: int) -> nn.Module:
+        return VisionTransformer(size, 8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=16, num_classes=3)
+
+    small, large = vit(32), vit(64)
+    state = small.state_dict()
+    ramp = torch.arange(4.0).repeat(4, 1)  # grows from left to right
+    state["encoder.pos_embedding"][0, 1:] = ramp.flatten()[:, None]
+    pretrained.load_torchvision_state(large, pretrained.resized_state(large, state), new_head=False)
+    found = large.state_dict()["encoder.pos_embedding"]
+    assert found.shape == (1, 65, 8)
+    assert torch.equal(found[:, 0], state["encoder.pos_embedding"][:, 0])
+    grid = found[0, 1:].unflatten(0, (8, 8))
+    assert torch.allclose(grid, grid[:1].expand_as(grid), atol=1e-6)
+    assert torch.allclose(grid[0, [0, -1], 0], torch.tensor([0.0, 3.0]), atol=1e-6)
+    assert bool((grid[0].diff(dim=0) > 0).all())
+    assert pretrained.resized_state(nn.Linear(1, 1), state) is state
+
+
 def test_what_is_not_cached_is_downloaded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     source = random(TIMM)
     file = tmp_path / "downloaded.safetensors"

@@ -12,6 +12,7 @@ from auditor.models import (
     Preprocessing,
     available_models,
     build_module,
+    built_for,
     find_model,
     load_model,
     save_weights,
@@ -120,6 +121,50 @@ def test_the_number_of_outputs(text: str) -> None:
     assert not module.training
     assert module(torch.zeros(1, 3, size, size)).shape == (1, 6)
     assert isinstance(module.train()(torch.zeros(2, 3, size, size)), torch.Tensor)
+
+
+@pytest.mark.parametrize(
+    "text, size, wanted",
+    [
+        ("timm:test_vit", (64, 96), (64, 96)),
+        ("timm:test_vit", (160, 160), None),
+        ("timm:test_vit", None, None),
+        ("timm:test_vit.r160_in1k", (64, 64), (64, 64)),
+        ("timm:test_resnet", (64, 64), None),
+        ("torchvision:vit_b_32", (64, 64), (64, 64)),
+        ("torchvision:vit_b_32", (224, 224), None),
+        ("torchvision:maxvit_t", (448, 448), (448, 448)),
+        ("torchvision:resnet18", (64, 64), None),
+        ("somewhere:net", (64, 64), None),
+    ],
+)
+def test_which_networks_are_built_for_a_size(
+    text: str, size: tuple[int, int] | None, wanted: tuple[int, int] | None
+) -> None:
+    assert built_for(find_model(text), size) == wanted
+
+
+def test_pretrained_weights_may_need_a_size_of_their_own() -> None:
+    assert built_for(find_model("torchvision:vit_h_14"), None, pretrained=True) == (518, 518)
+    assert built_for(find_model("torchvision:vit_h_14"), None) is None
+    assert built_for(find_model("torchvision:vit_b_16"), None, pretrained=True) is None
+
+
+@pytest.mark.parametrize("text, size", [("timm:test_vit", (64, 96)), ("torchvision:vit_b_32", (64, 64))])
+def test_a_network_built_for_a_size(text: str, size: tuple[int, int]) -> None:
+    loaded = load_model(text, n_outputs=3, weights="none", image_size=size)
+    assert loaded.image_size == size
+    with torch.no_grad():
+        assert loaded.module(torch.zeros(1, 3, *size)).shape == (1, 3)
+
+
+def test_a_size_that_cannot_be_built_for() -> None:
+    with pytest.raises(ModelError, match=r"vit_b_32 cannot be built for 70 x 70 pixels: .*patch size") as caught:
+        load_model("torchvision:vit_b_32", weights="none", image_size=(70, 70))
+    assert "--input-size" in str(caught.value.fix)
+    with pytest.raises(ModelError, match="takes square images alone") as caught:
+        load_model("torchvision:vit_b_32", weights="none", image_size=(64, 96))
+    assert caught.value.fix == "--input-size 64"
 
 
 def test_factories(factories: str) -> None:
