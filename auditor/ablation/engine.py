@@ -139,6 +139,10 @@ class PairEngine(Engine):
     def _kept(self, site: Site) -> set[Call]:
         """Calls whose intact output is needed, that of the site among them."""
 
+    def _onward(self, site: Site, maps: Tensor) -> Tensor:
+        """Carry units' maps, shape (B, U, *positions), from the site to where they are put in."""
+        return maps
+
     @abstractmethod
     def _runner(self, site: Site, images: Tensor, values: Mapping[Call, Any]) -> AbstractContextManager[Run]:
         """A function from pairs to logits."""
@@ -168,6 +172,7 @@ class PairEngine(Engine):
         for job in jobs:
             before = unit_maps(values[job.call], job.site.unit_axis, job.units)
             after = edit.apply(before, edit_context(job, given, noise))
+            before, after = self._onward(job.site, before), self._onward(job.site, after)
             self._run_job(job, images, logits, values, before, after, sink, advance)
         return logits
 

@@ -6,6 +6,7 @@ import copy
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,10 +32,10 @@ class ExactEngine(PairEngine):
     """Replays the model from each site on.
 
     What comes before the site, or does not depend on it, runs once per image; many ablations of one site share a
-    batch; a convolution or linear layer that reads the site is told the change of one channel; batch norms are folded
-    into convolutions; units that are silent on an image cost nothing there; what a head that reads the class token does
-    not read is not computed. A site where the replay does not reproduce
-    a plain hook falls back to the hook, and :attr:`fallbacks` says why.
+    batch; a convolution or linear layer that reads the site is told the change of one channel, and where a pooling
+    stands between, only that channel is pooled again; batch norms are folded into convolutions; units that are silent
+    on an image cost nothing there; what a head that reads the class token does not read is not computed. A site where
+    the replay does not reproduce a plain hook falls back to the hook, and :attr:`fallbacks` says why.
 
     Parameters
     ----------
@@ -126,21 +127,37 @@ class ExactEngine(PairEngine):
 
     @torch.no_grad()
     def _make_plan(self, site: Site) -> None:
-        images, why = self._shaped(self._images), ""
+        why = ""
         for tokens, only_rows in ((self._tokens, False), (self._tokens, True), ({}, True)):
             plan = plan_site(self._records, self._sites[site.name], site, only_rows=only_rows)
-            try:
-                refine(plan, self._exact, images, record(self._exact, images, plan.kept)[1])
-                taken = self._with_parents({*plan.spared, *plan.direct, plan.call})
-                plan.tokens = {call: few for call, few in tokens.items() if call not in taken}
-                why = self._disagreement(plan, images)
-            except Exception as error:  # whatever the model says about what does not meet
-                why = _first_line(error)
-            if not why:
-                self._plans[site.name] = plan
-                self._updates[site.name] = _updates(self.model, plan)
-                return
+            why, pool = self._complete(plan, site, tokens)
+            if why:
+                continue
+            if pool is not None:
+                plan = self._behind(pool, site, tokens, only_rows=only_rows) or plan
+            self._plans[site.name] = plan
+            self._updates[site.name] = _updates(self.model, plan)
+            return
         self.fallbacks[site.name] = why
+
+    def _complete(self, plan: SitePlan, site: Site, tokens: Mapping[Call, Tensor]) -> tuple[str, Call | None]:
+        """Refine and try a plan; why it cannot be used, or nothing, and the pooling that alone reads the site."""
+        images = self._shaped(self._images)
+        try:
+            pool = refine(plan, self._exact, images, record(self._exact, images, plan.kept)[1])
+            taken = self._with_parents({*plan.spared, *plan.direct, plan.call})
+            plan.tokens = {call: few for call, few in tokens.items() if call not in taken}
+            return self._disagreement(plan, site, images), pool
+        except Exception as error:  # whatever the model says about what does not meet
+            return _first_line(error), None
+
+    def _behind(self, pool: Call, site: Site, tokens: Mapping[Call, Tensor], *, only_rows: bool) -> SitePlan | None:
+        """The plan that changes the pooling's output in place of the site's, if it can be used."""
+        output = record(self._exact, self._shaped(self._images), {pool})[1][pool]
+        moved = replace(site, layer=pool[0], call=pool[1], shape=tuple(output.shape[1:]))
+        plan = plan_site(self._records, self._sites[site.name], moved, only_rows=only_rows)
+        plan.pool = pool
+        return None if self._complete(plan, site, tokens)[0] else plan
 
     def _with_parents(self, calls: set[Call]) -> set[Call]:
         parents = {record.call: record.parent for record in self._records}
@@ -154,7 +171,11 @@ class ExactEngine(PairEngine):
 
     def _kept(self, site: Site) -> set[Call]:
         plan = self.plan(site)
-        return {(site.layer, site.call)} if plan is None else plan.kept
+        return {(site.layer, site.call)} | (set() if plan is None else plan.kept)
+
+    def _onward(self, site: Site, maps: Tensor) -> Tensor:
+        plan = self.plan(site)
+        return maps if plan is None else _pooled(self.model, plan, maps)
 
     def _runner(self, site: Site, images: Tensor, values: Mapping[Call, Any]) -> AbstractContextManager[Run]:
         plan = self.plan(site)
@@ -167,22 +188,24 @@ class ExactEngine(PairEngine):
         own = self._whole_pass(site) if plan is None else plan.largest
         return own * self.dtype.itemsize // self._images.element_size()
 
-    def _disagreement(self, plan: SitePlan, images: Tensor) -> str:
+    def _disagreement(self, plan: SitePlan, site: Site, images: Tensor) -> str:
         """Compare the replay with a hook under large edits; say what is wrong, or nothing."""
-        model, site = self._exact, plan.site
-        logits, values = record(model, images, plan.kept)
+        model, own_call = self._exact, (site.layer, site.call)
+        logits, values = record(model, images, plan.kept | {own_call})
         updates = _updates(model, plan)
-        output = values[plan.call]
+        output = values[own_call]
         units = torch.tensor([0, site.n_units // 2, site.n_units - 1, 0, site.n_units // 3], device=output.device)
         before = unit_maps(output, site.unit_axis, units)
         noise = torch.randn(before.shape, generator=torch.Generator().manual_seed(0)).to(before)
         # Far larger than most ablations, so that a wrong path shows; a layer that is silent on both images, too.
         change = (3 * output.std().nan_to_num() + 0.1) * noise
+        after = _pooled(model, plan, before + change)
         for rows, single in (([0, 1, 0, 1, 1], None), ([1, 1, 1, 1, 1], 1)):
             index, own = (torch.tensor(numbers, device=output.device) for numbers in (rows, range(len(rows))))
             pairs = Pairs(index, units, (before + change)[index, own], change[index, own], single)
             with hooked(model, site, images) as run:
                 wanted = run(pairs)
+            pairs = Pairs(index, units, after[index, own], (after - _pooled(model, plan, before))[index, own], single)
             # A model that keeps what it computed must not find this pass in the replay.
             model(images[:1].clone())
             intact = logits.index_select(0, index)
@@ -207,6 +230,16 @@ class ExactEngine(PairEngine):
 def _updates(model: nn.Module, plan: SitePlan) -> Updates:
     modules = dict(model.named_modules())
     return {call: OneChannel(modules[call[0]]) for call in plan.direct}
+
+
+def _pooled(model: nn.Module, plan: SitePlan, maps: Tensor) -> Tensor:
+    """Carry units' maps, shape (B, U, H, W), to where the plan puts them in."""
+    if plan.pool is None:
+        return maps
+    # Each map as an image of one channel: a batch may be empty, channels may not.
+    pooled: Tensor = model.get_submodule(plan.pool[0])(maps.flatten(0, 1).unsqueeze(1))
+    back: Tensor = pooled.squeeze(1).unflatten(0, maps.shape[:2])
+    return back
 
 
 def _first_line(error: Exception) -> str:

@@ -52,6 +52,7 @@ class SitePlan:
     Attributes
     ----------
     site : Site
+        Where the change is put in: the ablated site, or the output of `pool`.
     spared : dict of Call to bool
         Calls that do not depend on the site and are not inside others of that kind: they return what they returned in
         the intact pass. The value says whether that goes into anything that runs; if not, only its shape matters.
@@ -63,6 +64,9 @@ class SitePlan:
         Whether the site's whole output goes into anything but `direct` calls.
     direct : set of Call
         Convolutions and linear layers whose input is the site's output itself.
+    pool : Call or None
+        The pooling through which the ablated unit's change is carried before it is put in; the other channels need not
+        be pooled again.
     tokens : dict of Call to Tensor
         Calls of which only these tokens are computed; see :mod:`auditor.ablation.trim`.
     shapes : dict of Call to tensor or tuple of tensors
@@ -80,6 +84,7 @@ class SitePlan:
     image_needed: bool = True
     site_needed: bool = True
     direct: set[Call] = field(default_factory=set)
+    pool: Call | None = None
     tokens: dict[Call, Tensor] = field(default_factory=dict)
     shapes: dict[Call, Any] = field(default_factory=dict)
     care: int = 0
@@ -87,7 +92,7 @@ class SitePlan:
 
     @property
     def call(self) -> Call:
-        """The site's call."""
+        """The call whose output is changed."""
         return (self.site.layer, self.site.call)
 
     @property
@@ -227,7 +232,7 @@ def _around(call: Call, parents: Mapping[Call, Call | None]) -> list[Call]:
     return found
 
 
-def refine(plan: SitePlan, model: nn.Module, images: Tensor, values: Mapping[Call, Any]) -> None:
+def refine(plan: SitePlan, model: nn.Module, images: Tensor, values: Mapping[Call, Any]) -> Call | None:
     """Complete a plan by one run on two kept images: what is needed, what is read directly, how large it gets.
 
     Parameters
@@ -238,13 +243,19 @@ def refine(plan: SitePlan, model: nn.Module, images: Tensor, values: Mapping[Cal
     images : Tensor, shape (B, C, H, W)
     values : mapping of Call to tensor or tuple of tensors
         Intact outputs of the spared calls and of the site, for these images.
+
+    Returns
+    -------
+    Call or None
+        The pooling that alone reads the site, if there is one.
     """
     flow = Flow()
     bits = {call: 1 << number for number, call in enumerate(plan.spared)}
-    image_bit, site_bit = 1 << len(bits), 2 << len(bits)
+    image_bit, site_bit, pool_bit = 1 << len(bits), 2 << len(bits), 4 << len(bits)
     given: list[Tensor] = []
+    pooled: list[Call] = []
 
-    def visit(call: Call, module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+    def visit(call: Call, _module: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         if call == plan.call or call in plan.spared:
             counts.update(plan.inner[call])
             fresh = map_tensors(values[call], lambda t: t.clone(memory_format=torch.preserve_format))
@@ -255,17 +266,23 @@ def refine(plan: SitePlan, model: nn.Module, images: Tensor, values: Mapping[Cal
                 given_version.append(fresh._version)
             return fresh
         output = forward(*args, **kwargs)
-        if given and one_channel_applies(module, plan.site) and _is_same(args, given[0], given_version[0]):
-            plan.direct.add(call)
+        if not given or call[0] not in direct | pools or not _is_same(args, given[0], given_version[0]):
+            return output
+        output = output.clone(memory_format=torch.preserve_format)
+        flow.cut(output)
+        if call[0] in direct:
             # Its change will be computed from the site's change alone.
-            output = output.clone(memory_format=torch.preserve_format)
-            flow.cut(output)
+            plan.direct.add(call)
+        else:
+            pooled.append(call)
+            flow.mark(output, pool_bit)
         return output
 
     given_version: list[int] = []
     picture = images.clone(memory_format=torch.preserve_format)
-    readers = {name for name, child in model.named_modules() if one_channel_applies(child, plan.site)}
-    with torch.no_grad(), intercepted(model, plan.layers | readers, visit) as counts, flow:
+    direct = {name for name, child in model.named_modules() if one_channel_applies(child, plan.site)}
+    pools = {name for name, child in model.named_modules() if pools_channels(child, plan.site)}
+    with torch.no_grad(), intercepted(model, plan.layers | direct | pools, visit) as counts, flow:
         flow.mark(picture, image_bit)
         logits = model(picture)
     seen = flow.marks(logits)
@@ -275,10 +292,12 @@ def refine(plan: SitePlan, model: nn.Module, images: Tensor, values: Mapping[Cal
         for call in plan.spared
     }
     plan.image_needed = bool(seen & image_bit)
-    plan.site_needed = bool(seen & site_bit)
+    plan.site_needed = bool(seen & (site_bit | pool_bit))
     site = values[plan.call]
     own = site.numel() * site.element_size() if plan.site_needed else 0
     plan.largest = max(1, own // len(images), flow.largest // len(images))
+    alone = len(pooled) == 1 and not plan.direct and not seen & site_bit
+    return pooled[0] if alone else None
 
 
 def one_channel_applies(module: nn.Module, site: Site) -> bool:
@@ -292,6 +311,18 @@ def one_channel_applies(module: nn.Module, site: Site) -> bool:
         and module.groups == 1
         and module.padding_mode == "zeros"
         and not isinstance(module.padding, str)
+    )
+
+
+def pools_channels(module: nn.Module, site: Site) -> bool:
+    """Whether the module pools each unit's map by itself."""
+    return (
+        type(module) in (nn.MaxPool2d, nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AdaptiveMaxPool2d)
+        and not getattr(module, "return_indices", False)
+        and not module._forward_hooks
+        and not module._forward_pre_hooks
+        and site.unit_axis == 1
+        and len(site.shape) == 3
     )
 
 
