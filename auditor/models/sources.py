@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import fnmatch
-import inspect
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from auditor.errors import ModelError, UnknownNameError, WeightsUnavailableError, unknown_name
+from auditor.errors import ModelError, UnknownNameError, unknown_name
 from auditor.models import pretrained as weights_room
+from auditor.models.factories import call_factory
 
 ZOOS = ("timm", "torchvision")
 
@@ -135,7 +132,7 @@ def build_module(
     """
     with _seeded(seed):
         if spec.source == "factory":
-            module = _call_factory(spec.name, n_outputs=n_outputs, pretrained=pretrained)
+            module = _as_module(call_factory(spec.name, n_outputs=n_outputs, pretrained=pretrained), spec)
         elif pretrained:
             module = _build_pretrained(spec, n_outputs=n_outputs, new_head=new_head, image_size=image_size)
         else:
@@ -267,58 +264,6 @@ def _torchvision_options(name: str) -> dict[str, Any]:
     if name == "googlenet" or name == "inception_v3":
         return {"aux_logits": False, "init_weights": True, "transform_input": True}
     return {}
-
-
-def _call_factory(name: str, *, n_outputs: int | None, pretrained: bool) -> nn.Module:
-    factory = _import_factory(name)
-    try:
-        parameters = inspect.signature(factory).parameters
-    except (TypeError, ValueError):
-        parameters = {}  # type: ignore[assignment]
-    takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values())
-    options: dict[str, Any] = {}
-    if n_outputs is not None and (takes_any or "num_classes" in parameters):
-        options["num_classes"] = n_outputs
-    if "pretrained" in parameters:
-        options["pretrained"] = pretrained
-    elif pretrained:
-        raise WeightsUnavailableError(
-            f"The factory {name} takes no `pretrained` argument, so there are no pretrained weights to ask it for.",
-            fix="Use --checkpoint FILE, or --weights none for the weights that the factory itself sets.",
-        )
-    try:
-        module = factory(**options)
-    except Exception as error:
-        shown = ", ".join(f"{key}={value!r}" for key, value in options.items())
-        raise ModelError(f"{name}({shown}) failed: {type(error).__name__}: {error}") from error
-    return _as_module(module, ModelSpec("factory", name))
-
-
-def _import_factory(name: str) -> Callable[..., object]:
-    module_name, _, attribute = name.partition(":")
-    cwd = str(Path.cwd())
-    added = cwd not in sys.path and "" not in sys.path
-    if added:
-        # Left in place after the import: the factory may import its neighbours later, and so may workers.
-        sys.path.insert(0, cwd)
-    try:
-        found: object = import_module(module_name)
-    except Exception as error:
-        raise ModelError(
-            f"The module {module_name!r} cannot be imported: {type(error).__name__}: {error}",
-            wanted="package.module:factory, importable here or from the current folder",
-            got=name,
-        ) from error
-    for part in attribute.split("."):
-        if not hasattr(found, part):
-            public = [known for known in dir(found) if not known.startswith("_")]
-            raise unknown_name(f"function in {module_name}", part, public)
-        found = getattr(found, part)
-    if isinstance(found, nn.Module) or not callable(found):
-        raise ModelError(
-            f"{name} is not a function.", wanted="a function that returns an nn.Module", got=type(found).__name__
-        )
-    return found
 
 
 def _as_module(module: object, spec: ModelSpec) -> nn.Module:

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 
 from auditor.ablation import CaptumEngine, Engine, ExactEngine, HookEngine, exact, pair_effects
 from auditor.ablation import engine as engines
+from auditor.ablation.batches import in_batches
 from auditor.ablation.edits import Zero
-from auditor.ablation.engine import in_batches
 from auditor.ablation.plan import SitePlan
 from auditor.ablation.replay import Pairs
 from auditor.models import probe_sites
