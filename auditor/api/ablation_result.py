@@ -157,7 +157,11 @@ class Ablation:
         metric = str(self.results.get("ranked_by", "index_excess")).removesuffix("_excess")
         label = None if metric == INDEX else f"{registry().metric(metric).label} above shuffled labels"
         return unit_importance(
-            self.effects, sites=[site.name for site in self.run.sites], metric=metric, metric_label=label
+            self.effects,
+            sites=[site.name for site in self.run.sites],
+            metric=metric,
+            metric_label=label,
+            confidence=self.run.confidence,
         )
 
     def plot_sets(self) -> Figure:

@@ -106,7 +106,10 @@ def _curves(audit: Audit, *, kept: bool) -> Figure:
     accuracy = audit.declaration["measure"] == "accuracy"
     label = "accuracy lost (percentage points)" if accuracy else _LOSS
     name = "sufficiency" if kept else "necessity"
-    return necessity_curves(audit.table(f"{name}_curve"), measure_label=label, total_units=len(audit.units), kept=kept)
+    return necessity_curves(
+        audit.table(f"{name}_curve"), measure_label=label, total_units=len(audit.units), kept=kept,
+        confidence=audit.confidence,
+    )  # fmt: skip
 
 
 def _density(audit: Audit, metric: str) -> Figure:
@@ -114,7 +117,7 @@ def _density(audit: Audit, metric: str) -> Figure:
 
     return importance_density(
         audit.units, score="score", importance="loss_change", score_label=f"{metric} above shuffled labels",
-        importance_label=_LOSS,
+        importance_label=_LOSS, confidence=audit.confidence,
     )  # fmt: skip
 
 
@@ -127,7 +130,7 @@ def _forest(audit: Audit) -> Figure:
     return correlation_forest(
         table[table["importance"] == "loss_change"].reset_index(drop=True), mean,
         label="Spearman correlation of selectivity with the change of the loss",
-        margin=audit.declaration["margins"]["correlation"],
+        margin=audit.declaration["margins"]["correlation"], confidence=audit.confidence,
     )  # fmt: skip
 
 
@@ -138,7 +141,7 @@ def _own_class(audit: Audit) -> Figure:
     return own_class_figure(
         audit.table("own_class"), {key: np.nan if value is None else value for key, value in overall.items()},
         measure_label=_LOSS, contrast="excess",
-        contrast_label="probability that the preferred class suffers more, minus 0.5",
+        contrast_label="probability that the preferred class suffers more, minus 0.5", confidence=audit.confidence,
     )  # fmt: skip
 
 
@@ -150,6 +153,7 @@ def _metrics(audit: Audit) -> Figure:
         table.assign(metric=table["label"]),
         label="Spearman correlation with the change of the loss, mean over layers",
         margin=audit.declaration["margins"]["correlation"],
+        confidence=audit.confidence,
     )
 
 
@@ -158,7 +162,7 @@ def _agreement(audit: Audit) -> Figure:
 
     table = audit.table("metrics")
     names = dict(zip(table["metric"].astype(str), table["label"].astype(str), strict=True))
-    return agreement_matrix(audit.table("metric_agreement"), labels=names)
+    return agreement_matrix(audit.table("metric_agreement"), labels=names, confidence=audit.confidence)
 
 
 def _reliability(audit: Audit, metric: str) -> Figure:
@@ -169,5 +173,5 @@ def _reliability(audit: Audit, metric: str) -> Figure:
     return reliability_figure(
         halves["first_half"], halves["second_half"], audit.run.selectivity["site"].tolist(), rho=found["mean"],
         low=found["low"], high=found["high"], label=f"{metric} above shuffled labels",
-        by_layer=table[table["of"] == "selectivity"].reset_index(drop=True),
+        by_layer=table[table["of"] == "selectivity"].reset_index(drop=True), confidence=audit.confidence,
     )  # fmt: skip

@@ -58,7 +58,6 @@ def page(audit: Audit, execution: Execution) -> ReportPage:
         Of the passes over the images of the notable units.
     """
     run, results = audit.run, audit.results
-    confidence = 1 - audit.declaration["alpha"]
     base = os.path.relpath(audit.path, run.path).replace(os.sep, "/")
     accuracy = results["accuracy"]
     facts = [
@@ -89,8 +88,18 @@ def page(audit: Audit, execution: Execution) -> ReportPage:
             if path.suffix in (".csv", ".parquet", ".json")
         ],
         footer=f"auditor {audit.manifest.provenance['versions'].get('auditor', '')}, run {run.name}",
-        interval=f"{confidence:.0%} interval".replace("%", " %"),
+        interval=_level(audit.confidence),
     )  # fmt: skip
+
+
+def _level(confidence: float) -> str:
+    return f"{100 * confidence:g} % interval"
+
+
+def _own_level(audit: Audit) -> str:
+    """What to say of the run's intervals, where theirs is not the level that the page names."""
+    own = _level(audit.run.confidence)
+    return "" if own == _level(audit.confidence) else f", {own}"
 
 
 def _when(audit: Audit) -> str:
@@ -145,8 +154,8 @@ def _table(audit: Audit) -> tuple[pd.DataFrame, list[Column]]:
         low, high = f"{name}_low", f"{name}_high"
         bounded = low in units and high in units
         columns.append(
-            Column(name, registry().metric(name).label, kind="number", low=low if bounded else None,
-                   high=high if bounded else None)
+            Column(name, registry().metric(name).label + (_own_level(audit) if bounded else ""), kind="number",
+                   low=low if bounded else None, high=high if bounded else None)
         )  # fmt: skip
     return units, columns
 
@@ -177,7 +186,7 @@ def _cards(audit: Audit, execution: Execution) -> list[UnitCard]:
 
 def _card(evidence: UnitEvidence, row: dict[Any, Any], why: str, audit: Audit) -> UnitCard:
     metric = scored_by(audit.run.layers)[str(row["site"])]
-    name = registry().metric(metric).label
+    name = registry().metric(metric).label + _own_level(audit)
     facts = [
         Fact("Layer", str(row["site"])),
         Fact("Prefers", str(row[_column(metric, "{}_preferred")])),

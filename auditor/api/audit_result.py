@@ -82,6 +82,11 @@ class Audit:
         declared: dict[str, Any] = self.manifest.identity["declaration"]
         return declared
 
+    @property
+    def confidence(self) -> float:
+        """Confidence of the audit's intervals; those of the run's selectivity have the run's."""
+        return float(1 - self.declaration["alpha"])
+
     @cached_property
     def verdicts(self) -> list[Verdict]:
         """One for each hypothesis."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import NormalDist
 from typing import TYPE_CHECKING, Any
@@ -35,11 +35,16 @@ class Comparison:
         layers with signed units, the means of what stands in for the index there, with intervals and null.
     layers : pandas.DataFrame
         One row per run and site.
+    confidence : float or mapping of str to float
+        Of the intervals, or of those of each run, by its label.
     """
 
-    def __init__(self, overall: pd.DataFrame, layers: pd.DataFrame) -> None:
+    def __init__(
+        self, overall: pd.DataFrame, layers: pd.DataFrame, *, confidence: float | Mapping[str, float] = 0.95
+    ) -> None:
         self.overall = overall
         self.layers = layers
+        self.confidence = confidence
 
     def _repr_html_(self) -> str:
         return self.overall.to_html(index=False, float_format=lambda v: f"{v:.4f}", escape=True)
@@ -59,7 +64,7 @@ class Comparison:
 
         known = [name for name in registry().metrics() if f"mean_{name}" in self.layers]
         labels = {name: registry().metric(name).label for name in known if name != INDEX}
-        return comparison(self.layers, self.overall, signed=labels)
+        return comparison(self.layers, self.overall, signed=labels, confidence=self.confidence)
 
     def save(self, folder: Path) -> None:
         """Write tables, JSON and figure."""
@@ -127,7 +132,8 @@ def compare(first: Run, *others: Run) -> Comparison:
         ]
     )
     layers = pd.concat([_layer_rows(run, label) for run, label in zip(runs, labels, strict=True)], ignore_index=True)
-    return Comparison(overall, layers)
+    levels = {label: run.confidence for run, label in zip(runs, labels, strict=True)}
+    return Comparison(overall, layers, confidence=levels)
 
 
 def _labels(runs: Sequence[Run]) -> list[str]:

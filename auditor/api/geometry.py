@@ -128,7 +128,11 @@ similarity_images, seed
             "confidence": networks[0].run.confidence,
             **settings.to_dict(),
         },
-        provenance=provenance(execution=execution.describe(), networks=[str(each.run.path) for each in networks]),
+        provenance=provenance(
+            execution=execution.describe(),
+            networks=[str(each.run.path) for each in networks],
+            confidences=[each.run.confidence for each in networks],
+        ),
     )
     folder = what.path / FOLDER / manifest.digest()[:8]
     with locked(folder):

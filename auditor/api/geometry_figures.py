@@ -33,11 +33,11 @@ def figures_of(result: Geometry) -> dict[str, Figure]:
 def _of_networks(result: Geometry) -> dict[str, Figure]:
     names = list(result.selectivity["run"])
     found = {
-        part if len(names) == 1 else f"{part}-{place}": draw(table[table["run"] == name])
+        part if len(names) == 1 else f"{part}-{place}": draw(table[table["run"] == name], confidence=level)
         for part, draw in _PER_NETWORK.items()
         if part in result.parts
         for table in [getattr(result, part)]
-        for place, name in enumerate(names, 1)
+        for place, (name, level) in enumerate(zip(names, result.confidences, strict=True), 1)
     }
     if "similarity" in result.parts:
         found["similarity"] = one_network.distances(result.similarity, _DRAWN)
@@ -45,12 +45,13 @@ def _of_networks(result: Geometry) -> dict[str, Figure]:
 
 
 def _of_sweep(result: Geometry) -> dict[str, Figure]:
-    found = {}
+    found, level = {}, result.confidence
     if "dimensionality" in result.parts:
         table = result.by_alpha("dimensionality")
         table = table[table["corruption"].isin(["none", "all"])]
         for column, label in (("participation_ratio", "participation ratio"), ("components_95", "components for 95 %")):
-            found[f"dimensionality_{column}"] = by_layer(_conditions(table, column, label), share=True)
+            panels = _conditions(table, column, label)
+            found[f"dimensionality_{column}"] = by_layer(panels, share=True, confidence=level)
     if "gradients" in result.parts:
         table = result.by_alpha("gradients")
         labels = {"cv_images": "over images", "cv_units": "over units"}
@@ -58,7 +59,7 @@ def _of_sweep(result: Geometry) -> dict[str, Figure]:
             Panel(table, column, f"input-unit gradient:\ncoefficient of variation {what}")
             for column, what in labels.items()
         ]
-        found["gradients"] = by_layer(panels)
+        found["gradients"] = by_layer(panels, confidence=level)
     if "rotation" in result.parts:
         table = result.by_alpha("rotation").assign(floor=0.0)
         panels = [
@@ -66,18 +67,19 @@ def _of_sweep(result: Geometry) -> dict[str, Figure]:
             Panel(table, "rotated", "held-out SI on the best rotation", "null_mean"),
             Panel(table, "random", "held-out SI on random rotations", "floor"),
         ]
-        found["rotation"] = by_layer(panels, note="Rotated responses are rectified.", share=True)
+        found["rotation"] = by_layer(panels, note="Rotated responses are rectified.", share=True, confidence=level)
     if "probes" in result.parts:
-        found["probes"] = by_layer([Panel(result.by_alpha("probes"), "accuracy", "accuracy of a linear probe")])
+        panels = [Panel(result.by_alpha("probes"), "accuracy", "accuracy of a linear probe")]
+        found["probes"] = by_layer(panels, confidence=level)
     if "similarity" in result.parts and (result.similarity["relation"] == FROM_CONTROL).any():
-        found["similarity"] = distances_by_alpha(result.similarity, _DRAWN)
+        found["similarity"] = distances_by_alpha(result.similarity, _DRAWN, confidence=level)
         table = result.by_alpha("similarity").rename(columns={f"distance{e}": f"d{e}" for e in ("", "_low", "_high")})
         panels = [
             Panel(table[table["measure"] == name], "d", f"distance: 1 \N{MINUS SIGN} {label}")
             for name, label in _DRAWN.items()
         ]
         found["similarity_by_layer"] = by_layer(
-            [_with_seeds(panel) for panel in panels], note="Alpha 0: from seed to seed."
+            [_with_seeds(panel) for panel in panels], note="Alpha 0: from seed to seed.", confidence=level
         )
     return found
 

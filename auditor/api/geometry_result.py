@@ -48,8 +48,14 @@ class Geometry:
 
     @property
     def confidence(self) -> float:
-        """Confidence of every interval."""
+        """Confidence of every interval, except those of single networks whose runs have another."""
         return float(self.manifest.identity["confidence"])
+
+    @property
+    def confidences(self) -> list[float]:
+        """Confidence of the intervals of each network."""
+        known = self.manifest.provenance.get("confidences")  # results of earlier versions do not say
+        return list(map(float, known or [self.confidence] * len(self.selectivity)))
 
     def _table(self, part: str) -> pd.DataFrame:
         if part not in self.parts:

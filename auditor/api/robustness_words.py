@@ -21,7 +21,7 @@ def measure_name(measure: str) -> str:
 def summary_lines(found: Robustness) -> list[str]:
     """Sentences for people: where, how much, whether to trust it."""
     notes, settings = found.notes, found.notes["settings"]
-    level = f"{settings['confidence']:.0%}"
+    level = f"{100 * settings['confidence']:g}%"
     lines = [f"{notes['n_images']} images of the score split. {notes['where']}"]
     lines += _sweep(found, level) if found.is_sweep else _single(found, level)
     if settings["attacks"]:

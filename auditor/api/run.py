@@ -221,6 +221,7 @@ class Run:
             n_images=int(self.selectivity["n_images"].iloc[0]),
             metric=metric,
             metric_label=metric if metric == INDEX else registry().metric(metric).label,
+            confidence=self.confidence,
         )
 
     def save_figures(self) -> list[Path]:

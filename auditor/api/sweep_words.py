@@ -35,7 +35,7 @@ def halving_sentence(column: str, found: Halving) -> str:
     reached = f"{n} seeds" if found.n_reached == n else f"the {found.n_reached} of {n} seeds in which it is reached"
     return (
         f"{what} is halved at alpha {alpha:.3g} [{low:.3g}, {high:.3g}], where accuracy has changed by "
-        f"{points[0]:+.2f} [{points[1]:+.2f}, {points[2]:+.2f}] points ({found.confidence:.0%} intervals "
+        f"{points[0]:+.2f} [{points[1]:+.2f}, {points[2]:+.2f}] points ({100 * found.confidence:g}% intervals "
         f"over {reached})."
     )
 

@@ -107,7 +107,7 @@ def command(*, run_name: str | None, runs: str, as_json: bool, quiet: bool, **op
 def show(result: Ablation) -> None:
     """Print an ablation."""
     effects = result.effects.sort_values("loss_change", ascending=False, kind="stable").head(TOP)
-    confidence = f"{result.run.confidence:.0%}"
+    confidence = f"{100 * result.run.confidence:g}%"
     print_table(
         f"The {len(effects)} of {len(result.effects)} units whose loss matters most, each silenced alone",
         [("unit", "left"), ("prefers", "left"), ("rank", "right"), *((h, "right") for h in (

@@ -125,7 +125,7 @@ def show(result: Audit) -> None:
     from auditor.api.audit_result import REPORT
     from auditor.api.findings import effect_text
 
-    confidence = f"{1 - result.declaration['alpha']:.0%}"
+    confidence = f"{100 * result.confidence:g}%"
     print_table(
         f"Verdicts on {result.run.name}",
         [("hypothesis", "left"), ("verdict", "left"), (f"effect [{confidence}]", "left"), ("margin", "right"),

@@ -150,8 +150,9 @@ def _show_layers(result: Geometry) -> None:
         columns.append(("probe, %", _cells(named, first, "accuracy", ".1f", 100)))
     if columns:
         sites = dict.fromkeys(site for _, cells in columns for site in cells)
+        level = f"{100 * result.confidence:g}%"
         print_table(
-            f"Geometry of {first} by layer, {result.confidence:.0%} intervals over images; PR: participation ratio",
+            f"Geometry of {first} by layer, {level} intervals over images; PR: participation ratio",
             [("layer", "left"), *((name, "right") for name, _ in columns)],
             [(site, *(cells.get(site, "-") for _, cells in columns)) for site in sites],
         )
@@ -162,7 +163,7 @@ def _show_outcomes(result: Geometry) -> None:
     outcomes = {float(row["alpha"]): row for row in result.outcomes.to_dict("records")}
     levels = result.by_alpha("selectivity").sort_values("alpha")
     print_table(
-        f"Networks by alpha; {result.confidence:.0%} intervals over seeds; left: share of alpha 0's held-out SI",
+        f"Networks by alpha; {100 * result.confidence:g}% intervals over seeds; left: share of alpha 0's held-out SI",
         [("alpha", "left"), *((h, "right") for h in
          ("seeds", "mean SI", "left on units' axes, %", "left on best axes, %", "selectivity is"))],
         [

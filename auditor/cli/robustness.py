@@ -100,7 +100,7 @@ def show(result: Robustness) -> None:
 
 
 def _show_run(result: Robustness) -> None:
-    level = f"{result.notes['settings']['confidence']:.0%}"
+    level = f"{100 * result.notes['settings']['confidence']:g}%"
     if not result.by_type.empty:
         error = "corruption_error" in result.by_type
         print_table(
@@ -152,7 +152,7 @@ def _show_checks(result: Robustness) -> None:
 def _show_sweep(result: Robustness) -> None:
     from auditor.api.robustness_words import measure_name
 
-    level = f"{result.notes['settings']['confidence']:.0%}"
+    level = f"{100 * result.notes['settings']['confidence']:g}%"
     table, overall = result.alphas, result.overall
     failed: dict[Any, int] = {}
     for row in overall.to_dict("records") if "masking" in overall else ():

@@ -68,7 +68,7 @@ def _layers(run: Run, layers: pd.DataFrame, metrics: Sequence[str]) -> None:
     title = "Class selectivity by layer" if first == INDEX else "Class selectivity by layer, signed responses"
     form = FORMS.get(first, ".3f")
     part = f"{len(layers)} of {len(run.layers)} layers, " if len(layers) < len(run.layers) else ""
-    headers = ["units", "dead", "signed", f"mean {_short(first)} [{run.confidence:.0%}]", "null", "excess"]
+    headers = ["units", "dead", "signed", f"mean {_short(first)} [{100 * run.confidence:g}%]", "null", "excess"]
     headers += [header for name in others for header in (_short(name), "null")]
     print_table(
         f"{title} ({part}{int(run.selectivity['n_images'].iloc[0])} images of the select split)",
@@ -126,7 +126,7 @@ def _units(run: Run, metrics: Sequence[str], *, part: bool) -> None:
 
 
 def _header(run: Run, metric: str) -> str:
-    return f"{_short(metric)} [{run.confidence:.0%}]"
+    return f"{_short(metric)} [{100 * run.confidence:g}%]"
 
 
 def _interval(row: dict[Any, Any], metric: str, form: str) -> str:

@@ -140,7 +140,7 @@ def _intervals(sweep: Sweep, rows: Sequence[Mapping[Any, Any]], column: str) -> 
     """What the intervals of a table are over."""
     over = {str(row[column]) for row in rows}
     kinds = "images" if over == {"images"} else "seeds" if "images" not in over else "seeds (one network: over images)"
-    return f"{sweep.confidence:.0%} intervals over {kinds}"
+    return f"{100 * sweep.confidence:g}% intervals over {kinds}"
 
 
 def _scaled(row: dict[Any, Any], name: str, form: str, scale: float = 1) -> str:

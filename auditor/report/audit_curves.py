@@ -34,7 +34,9 @@ _MOST_TICKS = 9
 
 
 @styled
-def necessity_curves(table: DataFrame, *, measure_label: str, total_units: int, kept: bool = False) -> Figure:
+def necessity_curves(
+    table: DataFrame, *, measure_label: str, total_units: int, kept: bool = False, confidence: float = 0.95
+) -> Figure:
     """Draw what is lost as the most selective units are silenced, as matched random and the least selective ones are.
 
     Parameters
@@ -48,6 +50,8 @@ def necessity_curves(table: DataFrame, *, measure_label: str, total_units: int, 
         Units of the network.
     kept : bool
         The sets are kept and all other units silenced.
+    confidence : float
+        Of the intervals over images, for the caption. Of random draws the middle 95 % are shown in any case.
 
     Returns
     -------
@@ -74,7 +78,7 @@ def necessity_curves(table: DataFrame, *, measure_label: str, total_units: int, 
     axes.set_ylabel(measure_label)
     _name_lines(axes, table, lines)
     own = " and ".join(line.label for line in lines[::-1] if line.column != "random")
-    bands = [f"{own}: 95 % interval over images"] if own else []
+    bands = [f"{own}: {100 * confidence:g} % interval over images"] if own else []
     if any(line.column == "random" for line in lines):
         bands.append("matched random: mean of the draws and their middle 95 %")
     text = ";\n".join(bands)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,10 +13,10 @@ from matplotlib.ticker import PercentFormatter
 from pandas import DataFrame
 
 from auditor.errors import DataError
-from auditor.report.style import GREY, INK, PALE, SERIES, name_rows, new_figure, shorten, styled
+from auditor.report.style import GREY, INK, PALE, SERIES, caption, name_rows, new_figure, shorten, styled
 
 _MARKERS = ("o", "s", "D", "^", "v", "P")
-_INDEX = "mean class selectivity index of the layer, 95 % interval"
+_INDEX = "mean class selectivity index of the layer"
 
 
 class _Panel(NamedTuple):
@@ -27,7 +28,13 @@ class _Panel(NamedTuple):
 
 
 @styled
-def comparison(layers: DataFrame, overall: DataFrame, *, signed: Mapping[str, str] | None = None) -> Figure:
+def comparison(
+    layers: DataFrame,
+    overall: DataFrame,
+    *,
+    signed: Mapping[str, str] | None = None,
+    confidence: float | Mapping[str, float] = 0.95,
+) -> Figure:
     """Draw the mean selectivity of each site in each run, the count of dead units, and each run's accuracy.
 
     Parameters
@@ -40,6 +47,8 @@ def comparison(layers: DataFrame, overall: DataFrame, *, signed: Mapping[str, st
         Metrics that stand in for the index where responses are signed, with their labels: columns ``mean_<metric>``,
         ``<metric>_low``, ``<metric>_high`` and ``<metric>_null_mean`` of `layers`. Each gets a panel, and the index
         none where no layer has it.
+    confidence : float or mapping of str to float
+        Of the intervals, or of those of each run, for the caption.
 
     Returns
     -------
@@ -69,7 +78,16 @@ def comparison(layers: DataFrame, overall: DataFrame, *, signed: Mapping[str, st
     _accuracy(right, overall, runs)
     handles, labels = left[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper left", ncols=min(4, len(labels)))
+    caption(figure, _explained(runs, confidence))
     return figure
+
+
+def _explained(runs: list[str], confidence: float | Mapping[str, float]) -> str:
+    levels = confidence if isinstance(confidence, Mapping) else dict.fromkeys(runs, confidence)
+    if len(set(levels.values())) == 1:
+        return f"Bars: {100 * next(iter(levels.values())):g} % intervals over images."
+    each = ", ".join(f"{100 * levels[run]:g} % for {shorten(run, 24)}" for run in runs)
+    return fill(f"Bars: intervals over images, {each}.", 130)
 
 
 def _places(layers: DataFrame) -> dict[tuple[str, str], Any]:

@@ -34,7 +34,12 @@ _LEVEL = 0.05
 
 @styled
 def correlation_forest(
-    table: DataFrame, pooled: Mapping[str, float] | None, *, label: str, margin: float | None = None
+    table: DataFrame,
+    pooled: Mapping[str, float] | None,
+    *,
+    label: str,
+    margin: float | None = None,
+    confidence: float = 0.95,
 ) -> Figure:
     """Draw one rank correlation per layer with its intervals, and their mean over layers below.
 
@@ -51,6 +56,8 @@ def correlation_forest(
         What is correlated (``"Spearman correlation of selectivity and loss of accuracy"``).
     margin : float, optional
         Declared beforehand; drawn as a dotted line.
+    confidence : float
+        Of the intervals and of the range of prediction, for the caption.
 
     Returns
     -------
@@ -86,9 +93,10 @@ def correlation_forest(
     axes.set_xlabel(label)
     _notes(axes, table, pooled)
     _legend(figure, table, pooled)
-    text = f"Thick: 95 % interval over units.{' Thin: over images.' if _has(table, 'low_images') else ''}"
+    level = f"{100 * confidence:g} %"
+    text = f"Thick: {level} interval over units.{' Thin: over images.' if _has(table, 'low_images') else ''}"
     if pooled is not None:
-        text += "\nLast row: mean and its 95 % interval; dashed: where 95 % of such layers are expected."
+        text += f"\nLast row: mean and its {level} interval; dashed: where {level} of such layers are expected."
     if margin is not None:
         text += f" Dotted: the declared margin, {margin:g}."
     caption(figure, text)

@@ -36,6 +36,7 @@ def importance_density(
     score_label: str,
     importance_label: str,
     layer_column: str = "site",
+    confidence: float = 0.95,
 ) -> Figure:
     """Draw how many units have which selectivity and importance: as they are, and as ranks within their layer.
 
@@ -54,6 +55,8 @@ def importance_density(
         What to call them on the axes, with units.
     layer_column : str
         Column with the layer of each unit.
+    confidence : float
+        Of the intervals over units.
 
     Returns
     -------
@@ -71,7 +74,7 @@ def importance_density(
     figure = new_figure(11.0, 4.7)
     left, right = figure.subplots(1, 2)
     scale = float(np.median(np.abs(y[y != 0]))) if (y != 0).any() else 1.0
-    cells = [_density(left, x, np.arcsinh(y / scale), across=np.sqrt(len(x)) / 1.6)]
+    cells = [_density(left, x, np.arcsinh(y / scale), confidence, across=np.sqrt(len(x)) / 1.6)]
     _asinh_axis(left, y, scale)
     left.axhline(0, color=INK, linewidth=0.9, zorder=1.5)
     left.set_xlabel(score_label)
@@ -85,8 +88,8 @@ def importance_density(
     first, second = ((ranks[name].to_numpy() - 0.5)[ordered] / sizes[ordered] for name in (score, importance))
     if ordered.any():
         # Ranks fill the square evenly: smaller cells would show the noise of their counts.
-        cells.append(_density(right, first, second, across=np.sqrt(len(first) / 12)))
-    right.set_title(_correlation(first, second), fontweight="normal")
+        cells.append(_density(right, first, second, confidence, across=np.sqrt(len(first) / 12)))
+    right.set_title(_correlation(first, second, confidence), fontweight="normal")
     for axis, name in ((right.xaxis, "selectivity"), (right.yaxis, "importance")):
         axis.set_label_text(f"{name}, rank within the layer (% of its units)")
         axis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))
@@ -100,9 +103,10 @@ def importance_density(
     bar.set_label("units in a cell (logarithmic)")
     bar.ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     bar.outline.set_visible(False)
+    level = f"{100 * confidence:g} %"
     handles = [
         Line2D([], [], color=VERMILION, linewidth=2, marker="o", markersize=3.5, label="running median"),
-        Patch(facecolor=VERMILION, alpha=0.38, label="its 95 % interval"),
+        Patch(facecolor=VERMILION, alpha=0.38, label=f"its {level} interval"),
         Line2D([], [], color=VERMILION, linewidth=1, linestyle=":", label="middle half of the units"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=3)
@@ -111,18 +115,18 @@ def importance_density(
     caption(
         figure,
         f"{len(good):,} units of {n_layers} layer{'' if n_layers == 1 else 's'}.{without} Left: linear up to "
-        f"{scale:.2g} (half of the units), logarithmic beyond.\nIntervals over units; running medians over equal "
-        f"numbers of units. Dashed: no relation.",
+        f"{scale:.2g} (half of the units), logarithmic beyond.\n{level} intervals over units; running medians over "
+        f"equal numbers of units. Dashed: no relation.",
     )
     return figure
 
 
-def _density(axes: Axes, x: FloatArray, y: FloatArray, *, across: float) -> PolyCollection:
+def _density(axes: Axes, x: FloatArray, y: FloatArray, confidence: float, *, across: float) -> PolyCollection:
     """Cells coloured by their number of units, with running median and quartiles."""
     n = int(np.clip(across, 10, 46))
     cells = axes.hexbin(x, y, gridsize=(n, round(n / 1.6)), mincnt=1, cmap=COUNTS, linewidths=0.2)
     cells.set_zorder(2)
-    middle, found = running_median(x, y)
+    middle, found = running_median(x, y, confidence)
     axes.fill_between(middle, found[1], found[2], color=VERMILION, alpha=0.38, linewidth=0, zorder=3)
     for quartile in found[3:]:
         axes.plot(middle, quartile, color=VERMILION, linewidth=1, linestyle=":", zorder=3)
@@ -131,15 +135,18 @@ def _density(axes: Axes, x: FloatArray, y: FloatArray, *, across: float) -> Poly
     return cells
 
 
-def running_median(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Median of `y` in bins of equal numbers of units along `x`, with its distribution-free 95 % interval.
+def running_median(x: FloatArray, y: FloatArray, confidence: float = 0.95) -> tuple[FloatArray, FloatArray]:
+    """Median of `y` in bins of equal numbers of units along `x`, with its distribution-free interval.
 
     The interval is that of the order statistics whose ranks are the binomial's quantiles, as for the sign test
-    (Hettmansperger & McKean 2011, section 1.3); NaN where a bin has fewer than 6 units.
+    (Hettmansperger & McKean 2011, section 1.3); NaN where a bin has too few units for the confidence: fewer than 6 for
+    95 %.
 
     Parameters
     ----------
     x, y : (n,) arrays
+    confidence : float
+        Coverage of the interval, at least.
 
     Returns
     -------
@@ -156,8 +163,8 @@ def running_median(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray
     for number in np.unique(bins):
         mine = np.sort(y[bins == number])
         n = len(mine)
-        rank = int(binom.ppf(0.025, n, 0.5))
-        ends = (mine[rank - 1], mine[n - rank]) if n >= 6 else (np.nan, np.nan)
+        rank = int(binom.ppf((1 - confidence) / 2, n, 0.5))
+        ends = (mine[rank - 1], mine[n - rank]) if rank else (np.nan, np.nan)
         middle.append(float(np.median(x[bins == number])))
         found.append((float(np.median(mine)), *ends, *np.quantile(mine, [0.25, 0.75])))
     return np.array(middle), np.array(found).T
@@ -170,8 +177,8 @@ def _asinh_axis(axes: Axes, y: FloatArray, scale: float) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda place, _: texts.get(round(place, 6), "")))
 
 
-def _correlation(first: FloatArray, second: FloatArray) -> str:
+def _correlation(first: FloatArray, second: FloatArray, confidence: float) -> str:
     if len(first) < 4 or not np.ptp(first) * np.ptp(second) > 0:
         return "ranks within layers"
-    rho, low, high = (float(value) for value in spearman_interval(first, second))
+    rho, low, high = (float(value) for value in spearman_interval(first, second, confidence))
     return f"ranks within layers: {_RHO} = {signed(rho, 2)} [{signed(low, 2)}, {signed(high, 2)}]"

@@ -40,7 +40,7 @@ class Series(NamedTuple):
 
 
 @styled
-def dimensionality(table: DataFrame) -> Figure:
+def dimensionality(table: DataFrame, *, confidence: float = 0.95) -> Figure:
     """Draw participation ratio and components for 95 % of the variance by layer and condition.
 
     Parameters
@@ -48,6 +48,8 @@ def dimensionality(table: DataFrame) -> Figure:
     table : DataFrame
         Of one network, one row per ``site``, ``condition`` and ``corruption``; of the latter ``none`` and ``all`` are
         drawn. ``participation_ratio`` and ``components_95``, each with ``_low`` and ``_high``; ``n_images``.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -79,12 +81,13 @@ def dimensionality(table: DataFrame) -> Figure:
     _hide_names(every)
     _legend(figure, every[0])
     n, mean = int(drawn["n_images"].min()), " Corrupted: mean over corruptions." if "corrupted" in present else ""
-    caption(figure, f"Bars: 95 % jackknife intervals over the {n} images, the same in all conditions.{mean}")
+    level = f"{100 * confidence:g} %"
+    caption(figure, f"Bars: {level} jackknife intervals over the {n} images, the same in all conditions.{mean}")
     return figure
 
 
 @styled
-def gradients(table: DataFrame) -> Figure:
+def gradients(table: DataFrame, *, confidence: float = 0.95) -> Figure:
     """Draw how the input-unit gradient varies over images and over units, by layer.
 
     Parameters
@@ -92,6 +95,8 @@ def gradients(table: DataFrame) -> Figure:
     table : DataFrame
         Of one network, one row per ``site``: ``cv_images`` and ``cv_units``, each with ``_low`` and ``_high``;
         ``n_images``.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -105,12 +110,13 @@ def gradients(table: DataFrame) -> Figure:
         _rows(axes, sites, [Series(table, column, label, BLUE, "o")], f"coefficient of variation\n{label}")
     _hide_names(every)
     n = int(table["n_images"].min())
-    caption(figure, f"Norm of the gradient of a unit's response to pixels. Bars: 95 % intervals; {n} images.")
+    level = f"{100 * confidence:g} %"
+    caption(figure, f"Norm of the gradient of a unit's response to pixels. Bars: {level} intervals; {n} images.")
     return figure
 
 
 @styled
-def rotation(table: DataFrame) -> Figure:
+def rotation(table: DataFrame, *, confidence: float = 0.95) -> Figure:
     """Draw selectivity on the units' axes, on the best rotated and on random ones, with the level of shuffled labels.
 
     Parameters
@@ -118,6 +124,8 @@ def rotation(table: DataFrame) -> Figure:
     table : DataFrame
         Of one network, one row per ``site``: ``aligned`` and ``rotated``, each with ``_low`` and ``_high``;
         ``random``, ``null_mean`` and ``null_highest``.
+    confidence : float
+        Of the intervals.
 
     Returns
     -------
@@ -132,7 +140,8 @@ def rotation(table: DataFrame) -> Figure:
         Series(table, "random", "random rotations, mean", GREEN, "^"),
         Series(_null(table), "null", "best rotation, labels shuffled: mean to highest", GREY, "|"),
     ]
-    _rows(axes, sites, series, "mean class selectivity index on held-out images, 95 % interval")
+    level = f"{100 * confidence:g} %"
+    _rows(axes, sites, series, f"mean class selectivity index on held-out images, {level} interval")
     axes.axvline(0, color=GREY, linewidth=0.8)
     _legend(figure, axes)
     caption(figure, "Rotated responses are rectified, which makes them more selective by itself.")
@@ -140,13 +149,15 @@ def rotation(table: DataFrame) -> Figure:
 
 
 @styled
-def probes(table: DataFrame) -> Figure:
+def probes(table: DataFrame, *, confidence: float = 0.95) -> Figure:
     """Draw the accuracy of linear probes by layer.
 
     Parameters
     ----------
     table : DataFrame
         Of one network, one row per ``site``: ``accuracy``, ``low``, ``high``, ``chance``, ``n_train``, ``n_test``.
+    confidence : float
+        Of the intervals.
 
     Returns
     -------
@@ -157,7 +168,8 @@ def probes(table: DataFrame) -> Figure:
     axes = figure.subplots()
     named = table.rename(columns={"low": "accuracy_low", "high": "accuracy_high"})
     n_train, n_test = (int(table[name].min()) for name in ("n_train", "n_test"))
-    _rows(axes, sites, [Series(named, "accuracy", "probe", BLUE, "o")], "accuracy of a linear probe, 95 % interval")
+    label = f"accuracy of a linear probe, {100 * confidence:g} % interval"
+    _rows(axes, sites, [Series(named, "accuracy", "probe", BLUE, "o")], label)
     chance = float(table["chance"].mean())
     axes.axvline(chance, color=GREY, linewidth=1.1, linestyle=(0, (4, 2)))
     axes.annotate("most frequent class", (chance, 0), xytext=(4, 9), textcoords="offset points", fontsize=8, color=GREY,

@@ -31,7 +31,7 @@ class Panel(NamedTuple):
 
 
 @styled
-def by_layer(panels: Sequence[Panel], *, note: str = "", share: bool = False) -> Figure:
+def by_layer(panels: Sequence[Panel], *, note: str = "", share: bool = False, confidence: float = 0.95) -> Figure:
     """Draw values of every layer, one line for each alpha, side by side.
 
     Parameters
@@ -42,6 +42,8 @@ def by_layer(panels: Sequence[Panel], *, note: str = "", share: bool = False) ->
         What else the caption says.
     share : bool
         Whether the panels of a row, three at most, have one scale.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -74,7 +76,7 @@ def by_layer(panels: Sequence[Panel], *, note: str = "", share: bool = False) ->
     alpha_legend(every[0, 0], colours, floor="labels shuffled" if any(p.floor for p in panels) else None, line=True)
     tables = [panel.table[panel.table["alpha"] != 0] for panel in panels]
     single = min((int(table["n_seeds"].min()) for table in tables if len(table)), default=1) < 2
-    words = [_bars(single=single), "Bars that leave a panel are cut." if cut else "", note]
+    words = [_bars(confidence, single=single), "Bars that leave a panel are cut." if cut else "", note]
     caption(figure, " ".join(filter(None, words)))
     return figure
 
@@ -94,7 +96,7 @@ def _limits(panel: Panel) -> tuple[float, float]:
 
 
 @styled
-def distances_by_alpha(similarity: DataFrame, labels: dict[str, str]) -> Figure:
+def distances_by_alpha(similarity: DataFrame, labels: dict[str, str], *, confidence: float = 0.95) -> Figure:
     """Draw the distance of each network to the network of alpha 0 with its seed, against that from seed to seed.
 
     Parameters
@@ -104,6 +106,8 @@ def distances_by_alpha(similarity: DataFrame, labels: dict[str, str]) -> Figure:
         ``alpha``, and one column for each of `labels`.
     labels : dict of str to str
         Column of a distance to what to call it.
+    confidence : float
+        Of the intervals over seeds.
 
     Returns
     -------
@@ -126,7 +130,7 @@ def distances_by_alpha(similarity: DataFrame, labels: dict[str, str]) -> Figure:
         _band(axes, control[column].dropna().to_numpy(dtype=float))
         for place, alpha in enumerate(alphas):
             values = regularized.loc[regularized["alpha"] == alpha, column].dropna().to_numpy(dtype=float)
-            mean, low, high = paired_mean_interval(values)
+            mean, low, high = paired_mean_interval(values, confidence)
             spread = np.linspace(-_SPREAD, _SPREAD, len(values)) if len(values) > 1 else np.zeros(len(values))
             axes.plot(place + spread, values, "o", color=colours[alpha], markersize=2.8, alpha=0.75, markeredgewidth=0)
             axes.vlines(place, low, high, color=colours[alpha], linewidth=1.6)
@@ -141,7 +145,8 @@ def distances_by_alpha(similarity: DataFrame, labels: dict[str, str]) -> Figure:
     if len(control):
         figure.legend(*every[0].get_legend_handles_labels(), loc="outside upper left")
     single = int(regularized["alpha"].value_counts().min()) < 2
-    caption(figure, f"To the network of alpha 0 and the same seed. {_bars(single=single)} They may leave the panel.")
+    bars = _bars(confidence, single=single)
+    caption(figure, f"To the network of alpha 0 and the same seed. {bars} They may leave the panel.")
     return figure
 
 
@@ -181,5 +186,7 @@ def _lines(
     return cut
 
 
-def _bars(*, single: bool) -> str:
-    return "One network of an alpha: no interval over trainings." if single else "Bars: 95 % t intervals over seeds."
+def _bars(confidence: float, *, single: bool) -> str:
+    if single:
+        return "One network of an alpha: no interval over trainings."
+    return f"Bars: {100 * confidence:g} % t intervals over seeds."

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pandas import DataFrame
 
 from auditor.errors import DataError
-from auditor.report.style import BLUE, INK, new_figure, shorten, signed, styled
+from auditor.report.style import BLUE, INK, caption, new_figure, shorten, signed, styled
 from auditor.stats.intervals import spearman_interval
 
 # Column, scale, axis label.
@@ -31,7 +31,12 @@ _DEPTHS = ListedColormap(colormaps["viridis_r"](np.linspace(0.12, 1, 256)))
 
 @styled
 def unit_importance(
-    effects: DataFrame, *, sites: Sequence[str] | None = None, metric: str = "index", metric_label: str | None = None
+    effects: DataFrame,
+    *,
+    sites: Sequence[str] | None = None,
+    metric: str = "index",
+    metric_label: str | None = None,
+    confidence: float = 0.95,
 ) -> Figure:
     """Draw what silencing each unit does against how selective it is, one panel per effect.
 
@@ -46,6 +51,8 @@ def unit_importance(
         Selectivity metric.
     metric_label : str, optional
         What to call its excess on the axis.
+    confidence : float
+        Of the intervals in the table, and of those of the correlations.
 
     Returns
     -------
@@ -65,7 +72,7 @@ def unit_importance(
     figure = new_figure(1.1 + 3.4 * len(panels), 4.1)
     all_axes = figure.subplots(1, len(panels), squeeze=False).ravel()
     for axes, (column, scale, label) in zip(all_axes, panels, strict=True):
-        points = _panel(axes, effects, f"{metric}_excess", column, scale, depth)
+        points = _panel(axes, effects, f"{metric}_excess", column, scale, depth, confidence)
         axes.set_ylabel(label)
         axes.set_xlabel(metric_label or "selectivity above shuffled labels")
         points.set_clim(0, max(1, len(order) - 1))
@@ -74,11 +81,22 @@ def unit_importance(
         bar.ax.set_yticklabels([shorten(order[0], 18), shorten(order[-1], 18)], fontsize=8)
         bar.ax.invert_yaxis()
         bar.outline.set_visible(False)
+    level = f"{100 * confidence:g} %"
+    lines = [f"Lines: {level} intervals over images."]
+    if any(axes.get_title(loc="left") for axes in all_axes):
+        lines.append(f"Brackets: {level} intervals over units.")
+    caption(figure, ("\n" if len(panels) == 1 else " ").join(lines))
     return figure
 
 
 def _panel(
-    axes: Axes, effects: DataFrame, excess: str, column: str, scale: float, depth: NDArray[np.float64] | None
+    axes: Axes,
+    effects: DataFrame,
+    excess: str,
+    column: str,
+    scale: float,
+    depth: NDArray[np.float64] | None,
+    confidence: float,
 ) -> PathCollection:
     x = effects[excess].to_numpy(dtype=float)
     y, low, high = (scale * effects[name].to_numpy(dtype=float) for name in (column, f"{column}_low", f"{column}_high"))
@@ -92,7 +110,7 @@ def _panel(
     points.set_cmap(_DEPTHS)
     good = np.isfinite(x) & np.isfinite(y)
     if good.sum() > 2 and np.ptp(x[good]) > 0 and np.ptp(y[good]) > 0:
-        rho, lower, upper = (float(v) for v in spearman_interval(x[good], y[good]))
+        rho, lower, upper = (float(v) for v in spearman_interval(x[good], y[good], confidence))
         axes.set_title(
             f"Spearman \N{GREEK SMALL LETTER RHO} = {signed(rho, 2)} [{signed(lower, 2)}, {signed(upper, 2)}], "
             f"{good.sum()} units",

@@ -35,7 +35,9 @@ _SIGNED = LinearSegmentedColormap.from_list("signed", ("#55A5D0", "white", "#EB9
 
 
 @styled
-def metric_forest(table: DataFrame, *, label: str | None = None, margin: float | None = None) -> Figure:
+def metric_forest(
+    table: DataFrame, *, label: str | None = None, margin: float | None = None, confidence: float = 0.95
+) -> Figure:
     """Draw the correlation of selectivity with importance for each definition of selectivity.
 
     Parameters
@@ -48,6 +50,8 @@ def metric_forest(table: DataFrame, *, label: str | None = None, margin: float |
         What is correlated.
     margin : float, optional
         Declared beforehand; drawn as a dotted line.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -80,14 +84,19 @@ def metric_forest(table: DataFrame, *, label: str | None = None, margin: float |
     beside(axes, -0.85, _RHO, 36, ha="right", color=GREY)
     name_rows(axes, [str(name) for name in table["metric"]], longest=_LONGEST)
     axes.set_xlabel(label or f"mean over layers of Spearman {_RHO} between selectivity and importance")
-    text = "Lines: 95 % interval of the mean over layers. Words: what the test with this metric says."
+    level = f"{100 * confidence:g} %"
+    text = f"Lines: {level} interval of the mean over layers. Words: what the test with this metric says."
     caption(figure, text if margin is None else f"{text}\nDotted: the declared margin, {margin:g}.")
     return figure
 
 
 @styled
 def agreement_matrix(
-    table: DataFrame, *, labels: Mapping[str, str] | None = None, label: str = f"mean over layers of Spearman {_RHO}"
+    table: DataFrame,
+    *,
+    labels: Mapping[str, str] | None = None,
+    label: str = f"mean over layers of Spearman {_RHO}",
+    confidence: float = 0.95,
 ) -> Figure:
     """Draw how far metrics rank units alike.
 
@@ -100,6 +109,8 @@ def agreement_matrix(
         What to call the metrics.
     label : str
         What the numbers are.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -139,7 +150,7 @@ def agreement_matrix(
     bar = figure.colorbar(image, ax=axes, fraction=0.04, pad=0.02, ticks=[-1, -0.5, 0, 0.5, 1])
     bar.set_label(label)
     bar.outline.set_visible(False)
-    ends = "Below: 95 % interval." if known else "Without intervals."
+    ends = f"Below: {100 * confidence:g} % interval." if known else "Without intervals."
     caption(figure, f"Rank correlation of the units' selectivity\nby two metrics. {ends}")
     return figure
 

@@ -46,6 +46,7 @@ def own_class_figure(
     measure_label: str = "increase of the loss (nats)",
     contrast: str = "difference",
     contrast_label: str | None = None,
+    confidence: float = 0.95,
 ) -> Figure:
     """Draw the mean damage to the units' preferred classes and to the other classes, and their contrast by layer.
 
@@ -54,8 +55,8 @@ def own_class_figure(
     layers : DataFrame
         One row per layer, in network order: ``site``; ``own`` and ``others``, the mean over units of the damage to the
         preferred class and to the others, each with ``_low`` and ``_high``; `contrast` with ``_low``, ``_high``,
-        ``_null_low`` and ``_null_high``, the middle 95 % where preferred classes are permuted; and, if they are there,
-        ``<contrast>_q`` and ``n_units``. Rows whose `contrast` is NaN say so.
+        ``_null_low`` and ``_null_high``, the middle where preferred classes are permuted, as wide as the confidence
+        level; and, if they are there, ``<contrast>_q`` and ``n_units``. Rows whose `contrast` is NaN say so.
     overall : mapping of str to float, optional
         The same for the whole network, without ``site``; ``<contrast>_p`` stands in for ``_q``.
     measure_label : str
@@ -65,6 +66,8 @@ def own_class_figure(
         more often than half an image of the preferred class is damaged more.
     contrast_label : str, optional
         What to call it, with its unit; needed for any but ``difference``.
+    confidence : float
+        Of the intervals and of the middle under permutation, for the caption.
 
     Returns
     -------
@@ -109,7 +112,8 @@ def own_class_figure(
         Patch(facecolor=PALE, label="with permuted preferred classes"),
     ]
     figure.legend(handles=handles, loc="outside upper left", ncols=4)
-    text = "Means over the units of a layer; lines: their 95 % intervals. Grey: middle 95 % under permutation."
+    level = f"{100 * confidence:g} %"
+    text = f"Means over the units of a layer; lines: their {level} intervals. Grey: middle {level} under permutation."
     if left.get_xscale() == "asinh" or right.get_xscale() == "asinh":
         text += "\nLinear around 0, logarithmic beyond."
     if f"{contrast}_q" in layers:

@@ -44,6 +44,7 @@ def reliability_figure(
     high: float,
     label: str = "class selectivity index",
     by_layer: DataFrame | None = None,
+    confidence: float = 0.95,
 ) -> Figure:
     """Draw each unit's selectivity on one half of the images against that on the other half.
 
@@ -59,6 +60,8 @@ def reliability_figure(
         What selectivity is.
     by_layer : DataFrame, optional
         ``site``, ``rho``, ``low``, ``high``: the same by layer, for a second panel.
+    confidence : float
+        Of the intervals, for the caption.
 
     Returns
     -------
@@ -96,7 +99,8 @@ def reliability_figure(
     if by_layer is not None and rows:
         _layers(panels[1], by_layer)
         panels[1].set_xlabel(f"Spearman {greek} between the halves")
-    text += " Brackets and bars: 95 % intervals." if rows else " Brackets: 95 % interval."
+    level = f"{100 * confidence:g} %"
+    text += f" Brackets and bars: {level} intervals." if rows else f" Brackets: {level} interval."
     caption(figure, text)
     return figure
 

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from pandas import DataFrame
+from scipy.special import ndtri
 
 from auditor.errors import DataError
 from auditor.report.style import BLUE, GREY, INK, PALE, VERMILION, caption, name_rows, new_figure, shorten, styled
@@ -19,8 +20,10 @@ _LONGEST_NAME = 22
 
 
 @styled
-def class_tuning(tuning: DataFrame, *, n_images: int, metric: str = "index", metric_label: str = "index") -> Figure:
-    """Draw the mean response to each class, one panel per unit, with 95 % intervals.
+def class_tuning(
+    tuning: DataFrame, *, n_images: int, metric: str = "index", metric_label: str = "index", confidence: float = 0.95
+) -> Figure:
+    """Draw the mean response to each class, one panel per unit, with normal intervals.
 
     Parameters
     ----------
@@ -34,6 +37,8 @@ def class_tuning(tuning: DataFrame, *, n_images: int, metric: str = "index", met
         Selectivity metric.
     metric_label : str
         What to call it above the panels.
+    confidence : float
+        Of the intervals of the means, and of those of the metric in the table.
 
     Returns
     -------
@@ -57,15 +62,16 @@ def class_tuning(tuning: DataFrame, *, n_images: int, metric: str = "index", met
     for axes in panels[len(units) :]:
         axes.set_visible(False)
     for axes, unit in zip(panels, units, strict=False):
-        _panel(axes, unit, tuning[tuning["unit_id"] == unit], metric, metric_label)
+        _panel(axes, unit, tuning[tuning["unit_id"] == unit], metric, metric_label, confidence)
     for axes in panels[max(0, len(units) - n_columns) : len(units)]:
         axes.set_xlabel("mean response")
     shown = "" if n_classes <= _MOST_CLASSES else f" The {_TOP} strongest of {n_classes} classes, and all others."
-    caption(figure, f"Bars: mean over {n_images:,} images and 95 % interval. Highlighted: preferred class.{shown}")
+    level = f"{100 * confidence:g} %"
+    caption(figure, f"Bars: mean over {n_images:,} images and {level} interval. Highlighted: preferred class.{shown}")
     return figure
 
 
-def _panel(axes: Axes, unit: str, mine: DataFrame, metric: str, metric_label: str) -> None:
+def _panel(axes: Axes, unit: str, mine: DataFrame, metric: str, metric_label: str, confidence: float) -> None:
     names, means = list(mine["class_name"]), mine["mean"].to_numpy(dtype=float)
     errors, preferred = mine["se"].to_numpy(dtype=float), mine["preferred"].to_numpy(dtype=bool)
     colours = [VERMILION if yes else BLUE for yes in preferred]
@@ -78,7 +84,8 @@ def _panel(axes: Axes, unit: str, mine: DataFrame, metric: str, metric_label: st
         errors = np.append(errors[top], np.sqrt(np.square(errors[rest]).sum()) / len(rest))
     places = np.arange(len(names))
     axes.barh(places, means, height=0.78, color=colours, alpha=0.85)
-    axes.errorbar(means, places, xerr=1.96 * np.nan_to_num(errors), fmt="none", ecolor=INK, elinewidth=1)
+    reach = float(ndtri((1 + confidence) / 2)) * np.nan_to_num(errors)
+    axes.errorbar(means, places, xerr=reach, fmt="none", ecolor=INK, elinewidth=1)
     if (means < 0).any():
         axes.axvline(0, color=INK, linewidth=0.8)
     else:
