@@ -16,10 +16,11 @@ from torch import Tensor, nn
 from auditor.api.forward import Execution, Transform, accuracy, load_split
 from auditor.data import LabelledData
 from auditor.errors import CheckpointError
-from auditor.models import ModelSpec, load_checkpoint, read_metadata, save_weights
+from auditor.models import ModelSpec, load_checkpoint, read_metadata
 from auditor.models.preprocessing import Preprocessing
 from auditor.progress import Reporter
-from auditor.training import Evaluation, InMemory, TrainingPlan, train
+from auditor.store.files import make_folder
+from auditor.training import Evaluation, InMemory, TrainingPlan, train, write_weights
 
 RECIPE = 1
 PLAN = TrainingPlan(epochs=10, learning_rate=0.05, weight_decay=5e-4, batch_size=64, warmup=0.2)
@@ -56,6 +57,11 @@ def train_or_load(
     -------
     Path
         The file that holds the weights.
+
+    Raises
+    ------
+    StoreError
+        If they cannot be kept in the cache folder.
     """
     plan = replace(PLAN, seed=seed)
     path, key = weights_path(spec, preprocessing, data, seed)
@@ -68,6 +74,7 @@ def train_or_load(
             recorded = read_metadata(path).get("accuracy", "accuracy not recorded")
             reporter.say(f"Weights: trained on {data.name}, cached at {path} ({recorded}).")
             return path
+    make_folder(path.parent)  # before the work
     transform = preprocessing.build()
     reporter.say(
         f"Weights: none cached for {spec.spec} on {data.name}; training them now on the train split "
@@ -75,8 +82,7 @@ def train_or_load(
     )
     estimate, low, high = _train(module, data, transform, plan, execution, reporter)
     recorded = f"{estimate:.2%} [{low:.2%}, {high:.2%}] on the score split"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    save_weights(module, path, {"key": key, "accuracy": recorded})
+    write_weights(module, path, {"key": key, "accuracy": recorded})
     reporter.say(f"Weights: accuracy {recorded}; kept at {path}.")
     return path
 

@@ -30,7 +30,7 @@ from auditor.distributed import World, current
 from auditor.distributed.reporters import of_rank
 from auditor.errors import ModelError, RunError
 from auditor.manifest import Manifest, provenance
-from auditor.models import load_checkpoint, save_weights, state_hash
+from auditor.models import load_checkpoint, state_hash
 from auditor.progress import QUIET, Reporter
 from auditor.store.files import write_csv
 from auditor.training import (
@@ -42,6 +42,7 @@ from auditor.training import (
     evaluate_network,
     shuffled_labels,
     train,
+    write_weights,
 )
 
 __all__ = ["FineTuned", "finetune"]
@@ -129,6 +130,8 @@ def finetune(
     ------
     OptionError, UnknownNameError, ModelError, DataError, RunError
         If the training cannot be done as asked.
+    StoreError
+        If the disk is full. What was finished is kept, and the same call goes on from there.
     """
     plan = TrainingPlan(
         alpha=alpha,
@@ -289,7 +292,7 @@ class _Work:
         layers = pd.DataFrame([asdict(record) for record in history.layers], columns=names)
         write_csv(training / "layers.csv", layers)
         parent = self.run.manifest.digest()
-        save_weights(module, self.folder / WEIGHTS, {"parent": parent, "alpha": f"{plan.alpha:g}"})
+        write_weights(module, self.folder / WEIGHTS, {"parent": parent, "alpha": f"{plan.alpha:g}"})
         manifest.complete = True
         manifest.provenance |= {
             "seconds": round(seconds, 2),

@@ -18,12 +18,13 @@ from auditor.api.forward import Execution, batches
 from auditor.api.skips import Skips
 from auditor.data import LabelledData
 from auditor.errors import DataError, OptionError, RunError, unknown_name
-from auditor.models import load_checkpoint, n_outputs, save_weights
+from auditor.models import load_checkpoint, n_outputs
 from auditor.models.class_map import resolve_class_map
 from auditor.models.head import check_outputs, head_inputs, logit_layer, new_logit_layer, order_outputs
 from auditor.models.preprocessing import Preprocessing
 from auditor.models.trace import evaluating
 from auditor.progress import Reporter
+from auditor.training import write_weights
 
 HEADS = ("probe",)
 HEAD_FILE = "head.safetensors"
@@ -93,7 +94,7 @@ class Head:
 
     def save(self, folder: Path, digest: str) -> None:
         """Keep the weights in a run's folder."""
-        save_weights(self.layer, folder / HEAD_FILE, {"run": digest})
+        write_weights(self.layer, folder / HEAD_FILE, {"run": digest})
 
 
 def adapt(

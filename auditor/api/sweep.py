@@ -81,6 +81,8 @@ def sweep(
         If no network could be trained so; nothing has been written then.
     RunError
         If the folder holds other work.
+    StoreError
+        If the disk is full. No network counts as failed for it, and the same call goes on where this one was stopped.
     """
     chosen = [float(alpha) for alpha in alphas]
     cells = grid(chosen, seeds)

@@ -21,7 +21,7 @@ from auditor.api.run import Run
 from auditor.api.sweep_board import Board
 from auditor.api.sweep_grid import Cell
 from auditor.api.sweep_worker import INTERRUPTED
-from auditor.errors import OptionError, RunError
+from auditor.errors import OptionError, RunError, StoreError
 from auditor.progress import Reporter, Task
 
 PATIENCE = 10.0
@@ -71,6 +71,8 @@ def spread(
         If an option of the training cannot be handed on.
     RunError
         If a child cannot begin.
+    StoreError
+        If the disk is full; all children are ended then.
     """
     left = [cell for cell in cells if not board.settled(cell, before)]
     if not left:
@@ -148,6 +150,8 @@ def _hear(worker: Worker, event: dict[str, Any], task: Task) -> None:
         task.note(f"{worker.cell}: ended")
         worker.cell = None
         task.advance(1)
+    elif "stops" in event:
+        raise StoreError(**event["stops"])
     else:
         task.note(f"{worker.cell}: {event['says']}" if worker.cell is not None else str(event["says"]))
 

@@ -12,6 +12,7 @@ from auditor.api.sweep_board import Board
 from auditor.api.sweep_grid import Cell
 from auditor.api.workspace import Busy, locked
 from auditor.progress import Reporter
+from auditor.store.disk import is_full
 
 PAUSE = 1.0
 
@@ -48,6 +49,11 @@ def work(
         Hears of the single trainings; default: `reporter`.
     begins, ends : callable
         Called with a cell before and after it is trained here.
+
+    Raises
+    ------
+    StoreError
+        If the disk is full: no other network would find room, and none counts as failed for it.
     """
     waiting: set[Cell] = set()
     while True:
@@ -77,6 +83,8 @@ def _train(run: Run, board: Board, cell: Cell, training: dict[str, Any], reporte
         tuned = finetune(run, alpha=cell.alpha, seed=cell.seed, name=cell.name, runs=board.networks, reporter=inner,
                          **training)  # fmt: skip
     except Exception as error:  # whatever it is, the other networks do not depend on it
+        if is_full(error):
+            raise
         board.fail(cell, error)
         reporter.say(f"The network of {cell} failed: {str(error).splitlines()[0] if str(error) else type(error)}")
         return

@@ -12,7 +12,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
+from auditor.errors import StoreError
 from auditor.progress import NullReporter, NullTask, Task
+from auditor.store.disk import cannot_write, is_full
 
 INTERRUPTED = 130
 
@@ -70,18 +72,24 @@ def main() -> int:
     from auditor.api.sweep_work import work
 
     torch.set_num_threads(order["threads"])
-    work(
-        Run.open(order["run"]),
-        Board(Path(order["sweep"])),
-        [Cell(**cell) for cell in order["cells"]],
-        # JSON has no tuples.
-        {name: tuple(value) if isinstance(value, list) else value for name, value in order["training"].items()},
-        before=order["before"],
-        reporter=reporter,
-        training_reporter=NotesOnly(reporter),
-        begins=lambda cell: reporter.tell({"begins": asdict(cell)}),
-        ends=lambda cell: reporter.tell({"ends": asdict(cell)}),
-    )
+    try:
+        work(
+            Run.open(order["run"]),
+            Board(Path(order["sweep"])),
+            [Cell(**cell) for cell in order["cells"]],
+            # JSON has no tuples.
+            {name: tuple(value) if isinstance(value, list) else value for name, value in order["training"].items()},
+            before=order["before"],
+            reporter=reporter,
+            training_reporter=NotesOnly(reporter),
+            begins=lambda cell: reporter.tell({"begins": asdict(cell)}),
+            ends=lambda cell: reporter.tell({"ends": asdict(cell)}),
+        )
+    except OSError as error:
+        if not is_full(error):
+            raise
+        said = error if isinstance(error, StoreError) else cannot_write(error.filename or order["sweep"], error)
+        reporter.tell({"stops": {part: getattr(said, part) for part in ("message", "wanted", "got", "fix")}})
     return 0
 
 

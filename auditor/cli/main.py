@@ -99,6 +99,12 @@ class LazyGroup(click.Group):
                 return invoke_as_rank(launch, partial(super().invoke, ctx))
         except AuditorError as error:
             click.echo(f"Error: {error}", err=True)
+        except OSError as error:
+            from auditor.store.disk import cannot_write, is_full
+
+            if not is_full(error):
+                raise
+            click.echo(f"Error: {cannot_write(error.filename or 'The output', error)}", err=True)
         except KeyboardInterrupt:
             click.echo("\nInterrupted. What was finished is kept: repeat the command to go on.", err=True)
         sys.exit(1)

@@ -80,8 +80,9 @@ class BlockCache:
         for name, array in arrays.items():
             if np.asarray(array).dtype.hasobject:
                 raise OptionError(f"The array {name!r} of block {key!r} holds Python objects, which are not stored.")
+        size = sum(np.asarray(array).nbytes for array in arrays.values())
         # Not np.savez: it cannot take an array named "file".
-        with replacing(self._path(key)) as file, zipfile.ZipFile(file, "w") as archive:
+        with replacing(self._path(key), size=size) as file, zipfile.ZipFile(file, "w") as archive:
             for name, array in arrays.items():
                 with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:
                     np.lib.format.write_array(member, np.asarray(array), allow_pickle=False)

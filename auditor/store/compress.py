@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 
 from auditor.errors import OptionError, StoreError
 from auditor.store import COMPRESSIONS
+from auditor.store.disk import cannot_write, system_error
 from auditor.store.files import sync_folder
 from auditor.store.layout import inspect, opened
 from auditor.store.space import check_space
+
+if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
 
 _CHUNK_BYTES = 2**20
 _BLOCK_BYTES = 32 * 2**20
@@ -37,6 +42,28 @@ def load_filters(path: str | os.PathLike[str]) -> Any:
             f"{path} is compressed with LZ4, which needs the package hdf5plugin.",
             fix="python -m pip install hdf5plugin (or auditor[lz4])",
         ) from error
+
+
+class _Unfailing(io.FileIO):
+    """A file that keeps a refusal of the system to itself: HDF5 would crash the process when it closes such a file."""
+
+    failure: OSError | None = None
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write everything, unless an earlier write has failed."""
+        view = memoryview(data).cast("B")
+        left = view
+        try:
+            while left and self.failure is None:
+                left = left[super().write(left) :]
+        except OSError as error:
+            self.failure = error
+        return len(view)
+
+    def check(self) -> None:
+        """Raise what was kept."""
+        if self.failure is not None:
+            raise self.failure
 
 
 def compress(path: str | os.PathLike[str], how: str = "lz4") -> None:
@@ -66,21 +93,25 @@ def compress(path: str | os.PathLike[str], how: str = "lz4") -> None:
         check_space(target, target.stat().st_size)
         temporary = target.with_name(f".{target.name}.tmp")
         try:
-            with h5py.File(temporary, "w", locking="best-effort") as new:
-                for key, value in file.attrs.items():
-                    new.attrs[key] = value
-                new.attrs["compression"] = how
-                for name in ("committed", "complete"):
-                    new.create_dataset(name, data=file[name][()])
-                for name, row, _ in found.layout.columns():
-                    _copy(file[name], new, name, row, filters)
-            with temporary.open("rb") as written:
-                os.fsync(written.fileno())
+            with _Unfailing(temporary, "w+b") as raw:
+                with h5py.File(raw, "w") as new:
+                    for key, value in file.attrs.items():
+                        new.attrs[key] = value
+                    new.attrs["compression"] = how
+                    for name in ("committed", "complete"):
+                        new.create_dataset(name, data=file[name][()])
+                    for name, row, _ in found.layout.columns():
+                        _copy(file[name], new, name, row, filters)
+                        raw.check()
+                raw.check()
+                os.fsync(raw.fileno())
             temporary.replace(target)
             sync_folder(target.parent)
         except (OSError, RuntimeError, ValueError) as error:
             with suppress(OSError):
                 temporary.unlink(missing_ok=True)
+            if (said := system_error(error)) is not None:
+                raise cannot_write(target, said) from error
             raise StoreError(f"{target} could not be compressed and is left as it is: {error}.") from error
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import os
@@ -13,45 +14,90 @@ from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
-from auditor.errors import StoreError
+from auditor.errors import AuditorError, StoreError
+from auditor.store.disk import cannot_write
 
 if TYPE_CHECKING:
+    from _typeshed import ReadableBuffer
     from pandas import DataFrame
 
 
+class _Raw(io.FileIO):
+    """A file that remembers what the system said: libraries that write to it may say something else (torch does)."""
+
+    failure: OSError | None = None
+    reached = 0
+
+    def write(self, data: ReadableBuffer, /) -> int:
+        """Write as much as the system takes."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            if self.failure is None:
+                self.failure, self.reached = error, self.tell() + memoryview(data).nbytes
+            raise
+
+
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
+def replacing(path: str | os.PathLike[str], *, size: int | None = None) -> Iterator[IO[bytes]]:
     """Open a temporary file that takes the place of `path` when the block ends well.
 
     The temporary file lies in the same folder, is synchronised to disk before it is renamed, and is removed when the
     block fails. Missing parent folders are made.
 
+    Parameters
+    ----------
+    path : path
+    size : int, optional
+        About how many bytes will be written, to be told if there is no room for them.
+
     Raises
     ------
     StoreError
-        If the file cannot be written (no permission, no space).
+        If the file cannot be written (no permission, no space), whatever a library in the block made of it.
     """
     target = Path(path)
     # Not tempfile: its files are private to the owner, whatever the umask says.
     temporary = target.with_name(f".{target.name[:100]}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+    raw: _Raw | None = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        raw = _Raw(temporary, "xb")
+        with io.BufferedWriter(raw) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
         sync_folder(target.parent)
-    except OSError as error:
-        if isinstance(error, StoreError):
+    except Exception as error:
+        failure, reached = (None, 0) if raw is None else (raw.failure, raw.reached)
+        if failure is None and isinstance(error, OSError) and not isinstance(error, AuditorError):
+            failure = error
+        if failure is None:
             raise
-        raise StoreError(
-            f"{target} could not be written: {error.strerror or error}.",
-            fix="Check the folder's permissions and the free space on its disk.",
-        ) from error
+        _remove(temporary)  # what it has taken is free again when the error tells how much is
+        raise cannot_write(target, failure, size=max(size or 0, reached)) from failure
     finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
+
+
+def _remove(temporary: Path) -> None:
+    with suppress(OSError):
+        temporary.unlink(missing_ok=True)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, with those above it, unless it is there.
+
+    Raises
+    ------
+    StoreError
+        If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
 
 
 def sync_folder(folder: Path) -> None:
@@ -66,8 +112,9 @@ def sync_folder(folder: Path) -> None:
 
 def write_text(path: str | os.PathLike[str], text: str) -> None:
     """Write `text` as UTF-8."""
-    with replacing(path) as file:
-        file.write(text.encode())
+    content = text.encode()
+    with replacing(path, size=len(content)) as file:
+        file.write(content)
 
 
 def write_json(path: str | os.PathLike[str], value: object) -> None:

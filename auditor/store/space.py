@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 from auditor.errors import StoreError
+from auditor.store.disk import format_bytes, free_bytes
 from auditor.store.layout import Layout
+
+__all__ = [
+    "ID_BYTES",
+    "check_memory",
+    "check_space",
+    "estimate_bytes",
+    "format_bytes",
+    "free_bytes",
+    "free_memory",
+    "reserve",
+]
 
 ID_BYTES = 256
 _MARGIN = 16 * 2**20
@@ -29,14 +40,6 @@ def estimate_bytes(
     return n_rows * layout.row_bytes() + 1024 * (len(sites) + len(layout.maps) + 16)
 
 
-def free_bytes(path: str | os.PathLike[str]) -> int:
-    """Free bytes on the disk that holds `path`, which need not exist yet."""
-    folder = Path(path).absolute()
-    while not folder.exists() and folder != folder.parent:
-        folder = folder.parent
-    return shutil.disk_usage(folder).free
-
-
 def check_space(path: str | os.PathLike[str], needed: int) -> None:
     """Refuse to write `needed` more bytes where they do not fit with a margin of 16 MB.
 
@@ -52,7 +55,7 @@ def check_space(path: str | os.PathLike[str], needed: int) -> None:
             wanted=format_bytes(needed + _MARGIN),
             got=f"{format_bytes(free)} free",
             fix="Free some space, choose another folder, use fewer images, or store nothing (--store none).",
-        )
+        ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def free_memory() -> int | None:
@@ -106,12 +109,3 @@ def reserve(path: Path) -> None:
             ) from error
     finally:
         os.close(handle)
-
-
-def format_bytes(size: float) -> str:
-    """``"1.5 GB"``: decimal units, as disks are sold."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if size < 1000:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1000
-    return f"{size:.1f} TB"

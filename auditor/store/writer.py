@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from numpy.typing import ArrayLike, NDArray
 
 from auditor.errors import OptionError, StoreError
+from auditor.store.disk import cannot_write, system_error
 from auditor.store.files import sync_folder
 from auditor.store.layout import Contents, Layout, inspect, map_path, opened, response_path
 from auditor.store.space import ID_BYTES, check_space, estimate_bytes, reserve
@@ -302,7 +303,7 @@ def _acquire(path: Path, timeout: float) -> FileLock:
     except Timeout as error:
         raise StoreError(f"{path} is being written by another run.", fix="Wait until it ends, or stop it.") from error
     except OSError as error:
-        raise StoreError(f"{path} could not be written: {error.strerror or error}.") from error
+        raise cannot_write(path, error) from error
     return lock
 
 
@@ -338,6 +339,6 @@ def _create(path: Path, layout: Layout) -> None:
             temporary.unlink(missing_ok=True)
         if isinstance(error, StoreError):
             raise
-        # HDF5's own message has lines of internals.
-        reason = os.strerror(number) if (number := getattr(error, "errno", None)) else error
-        raise StoreError(f"{path} could not be made: {reason}.") from error
+        if (said := system_error(error)) is not None:
+            raise cannot_write(path, said, size=size) from error
+        raise StoreError(f"{path} could not be made: {error}.") from error

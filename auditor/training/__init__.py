@@ -1,6 +1,7 @@
 """Training with the selectivity regularizer."""
 
 from auditor.training.batches import BalancedBatches, ShuffledBatches
+from auditor.training.checkpoints import write_weights
 from auditor.training.evaluation import evaluate_network, shuffled_labels
 from auditor.training.history import EpochRecord, Evaluation, LayerEvaluation, LayerRecord, Training
 from auditor.training.loop import check_precision, train
@@ -30,4 +31,5 @@ __all__ = [
     "shuffled_labels",
     "train",
     "training_metric",
+    "write_weights",
 ]

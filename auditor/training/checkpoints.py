@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from auditor.errors import RunError
+from auditor.errors import CheckpointError, RunError
 from auditor.models import save_weights
+from auditor.store.disk import cannot_write, system_error
 from auditor.store.files import replacing
 from auditor.training.history import EpochRecord, LayerRecord, Training
 from auditor.training.regularizer import SelectivityRegularizer
@@ -45,7 +46,13 @@ class Progress:
             self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
 
     def save(self, path: Path) -> None:
-        """Write everything into one file, which is whole or not there."""
+        """Write everything into one file, which is whole or not there.
+
+        Raises
+        ------
+        StoreError
+            If there is no room for it. What was saved before stays.
+        """
         content = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -55,7 +62,7 @@ class Progress:
             "epochs": [asdict(record) for record in self.history.epochs],
             "layers": [asdict(record) for record in self.history.layers],
         }
-        with replacing(path) as file:
+        with replacing(path, size=_n_bytes(content)) as file:
             torch.save(content, file)
 
     def restore(self, path: Path) -> None:
@@ -92,9 +99,35 @@ class Progress:
         last = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         ends = {"best": self.history.best, "last": len(self.history.epochs)}
         if folder is not None:
-            save_weights(self.model, folder / LAST, {"epoch": str(ends["last"])})
+            write_weights(self.model, folder / LAST, {"epoch": str(ends["last"])})
         self.model.load_state_dict(self.best)
         if folder is not None:
-            save_weights(self.model, folder / BEST, {"epoch": str(ends["best"])})
+            write_weights(self.model, folder / BEST, {"epoch": str(ends["best"])})
         if keep == "last":
             self.model.load_state_dict(last)
+
+
+def write_weights(module: nn.Module, path: Path, metadata: Mapping[str, str]) -> None:
+    """:func:`auditor.models.save_weights`; a full disk is told of as for every other file.
+
+    Raises
+    ------
+    StoreError
+        If the system does not let the file be written.
+    CheckpointError
+        If the module holds state that is not a tensor.
+    """
+    try:
+        save_weights(module, path, metadata)
+    except CheckpointError as error:
+        said = system_error(error)
+        if said is None:
+            raise
+        raise cannot_write(path, said, size=_n_bytes(module.state_dict())) from said
+
+
+def _n_bytes(content: object) -> int:
+    """Bytes of all tensors in nested mappings."""
+    if isinstance(content, Mapping):
+        return sum(map(_n_bytes, content.values()))
+    return content.nbytes if isinstance(content, Tensor) else 0

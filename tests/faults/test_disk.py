@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,7 +30,7 @@ def test_no_room_for_the_store(server: Server, command: list[str], undisturbed: 
 def test_the_estimate_is_compared_with_the_free_space(
     command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("auditor.store.space.shutil.disk_usage", lambda _: SimpleNamespace(free=10 * MB))
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=10 * MB))
     monkeypatch.chdir(tmp_path)
     done = CliRunner().invoke(main, command)
     assert done.exit_code == 1, done.output
@@ -59,32 +57,6 @@ def test_writes_that_fail_while_streaming(
     assert_same_run(run, undisturbed)
 
 
-@pytest.fixture
-def small_disk(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
-    """Mount a file system of so many megabytes."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    options = ["-o", f"size={request.param}m", "tmpfs", str(folder)]
-    try:
-        done = subprocess.run(["mount", "-t", "tmpfs", *options], capture_output=True, text=True, check=False)
-        refusal = done.stderr.strip() if done.returncode else ""
-    except OSError as error:
-        refusal = str(error)
-    if refusal:
-        pytest.skip(f"mounting a small disk is not permitted here ({refusal}); the limits above stand in for it")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def fill(folder: Path, *, leave: int = 0) -> Path:
-    """Take all the space but `leave` bytes."""
-    ballast = folder / "ballast"
-    status = os.statvfs(folder)
-    with ballast.open("wb") as file:
-        os.posix_fallocate(file.fileno(), 0, max(status.f_bavail * status.f_frsize - leave, 1))
-    return ballast
-
-
 @pytest.mark.parametrize("small_disk", [8], indirect=True)
 def test_too_small_a_disk_is_told_before_anything_is_written(
     server: Server, command: list[str], small_disk: Path
@@ -96,7 +68,7 @@ def test_too_small_a_disk_is_told_before_anything_is_written(
 
 @pytest.mark.parametrize("small_disk", [24], indirect=True)
 def test_a_disk_that_fills_up_while_streaming(
-    server: Server, command: list[str], undisturbed: Path, small_disk: Path
+    server: Server, command: list[str], undisturbed: Path, small_disk: Path, fill: Callable[..., Path]
 ) -> None:
     run = small_disk / "runs" / NAME
     process = server.start(*command, cwd=small_disk, slow=0.03, figures=True)
@@ -104,7 +76,7 @@ def test_a_disk_that_fills_up_while_streaming(
     ballast = fill(small_disk)
     done = process.wait()
     # The store has its blocks since it was made, so that every response is safe; the tables find no room.
-    done.is_clear_error("could not be written: No space left on device", "free space")
+    done.is_clear_error("could not be written: No space left on device", "Free some space")
     assert committed_rows_are_right(run, undisturbed) == N_IMAGES
     assert not state_of(run).complete
     ballast.unlink()
@@ -116,7 +88,7 @@ def test_a_disk_that_fills_up_while_streaming(
 @pytest.mark.slow
 @pytest.mark.parametrize("small_disk", [24], indirect=True)
 def test_space_that_suffices_for_some_files_only(
-    server: Server, command: list[str], undisturbed: Path, small_disk: Path
+    server: Server, command: list[str], undisturbed: Path, small_disk: Path, fill: Callable[..., Path]
 ) -> None:
     run = small_disk / "runs" / NAME
     process = server.start(*command, cwd=small_disk, slow=0.03, figures=True)
@@ -127,7 +99,7 @@ def test_space_that_suffices_for_some_files_only(
         ballast.unlink()
         fill(small_disk, leave=leave)
         done = server.call(*command, cwd=small_disk, figures=True)
-        done.is_clear_error("No space left on device", "free space")
+        done.is_clear_error("No space left on device", "Free some space")
         assert committed_rows_are_right(run, undisturbed) == N_IMAGES
         assert not state_of(run).complete
     ballast.unlink()
