@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,9 +19,6 @@ from auditor.store.disk import cannot_write, system_error
 from auditor.store.files import sync_folder
 from auditor.store.layout import inspect, opened
 from auditor.store.space import check_space
-
-if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
 
 _CHUNK_BYTES = 2**20
 _BLOCK_BYTES = 32 * 2**20
@@ -49,7 +46,7 @@ class _Unfailing(io.FileIO):
 
     failure: OSError | None = None
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         """Write everything, unless an earlier write has failed."""
         view = memoryview(data).cast("B")
         left = view

@@ -18,7 +18,6 @@ from auditor.errors import AuditorError, StoreError
 from auditor.store.disk import cannot_write
 
 if TYPE_CHECKING:
-    from _typeshed import ReadableBuffer
     from pandas import DataFrame
 
 
@@ -28,7 +27,7 @@ class _Raw(io.FileIO):
     failure: OSError | None = None
     reached = 0
 
-    def write(self, data: ReadableBuffer, /) -> int:
+    def write(self, data: Any, /) -> int:
         """Write as much as the system takes."""
         try:
             return super().write(data)
