@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from auditor.ablation import accuracy_with_interval
 from auditor.api.skips import Skips
 from auditor.data import SPLITS, LabelledData, UnreadableImageError
-from auditor.data.torch_data import Failure, ImageDataset, collate
+from auditor.data.torch_data import Failure, ImageDataset, collate, prepare_worker
 from auditor.distributed import current
 from auditor.errors import DataError, OptionError
 
@@ -209,6 +209,7 @@ def image_loader(dataset: ImageDataset, execution: Execution, size: int, **batch
         persistent_workers=workers > 0,
         pin_memory=execution.torch_device().type == "cuda",
         collate_fn=collate,
+        worker_init_fn=prepare_worker,
         generator=torch.Generator(),
         **batching,
     )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 import torch
@@ -93,3 +96,19 @@ def collate(items: Sequence[Item | Failure]) -> Collated:
         return None, empty, empty, failures
     images, labels, indices = default_collate(good)
     return images, labels, indices, failures
+
+
+def prepare_worker(_worker: int) -> None:
+    """Let a process that reads images end without a traceback when who asked for them is gone.
+
+    Tensors are fetched from a thread of the worker, which prints what fails there. Where the main process is
+    interrupted in the middle of a fetch, that is the broken connection.
+    """
+    sys.excepthook = _ignore_a_broken_connection
+
+
+def _ignore_a_broken_connection(
+    kind: type[BaseException], error: BaseException, traceback: TracebackType | None
+) -> None:
+    if threading.current_thread() is threading.main_thread() or not isinstance(error, OSError | EOFError):
+        sys.__excepthook__(kind, error, traceback)
