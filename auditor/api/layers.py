@@ -11,6 +11,7 @@ from auditor.api.forward import Execution
 from auditor.api.models import prepare
 from auditor.data import load_data
 from auditor.models import probe_sites
+from auditor.models.overrides import Overrides
 from auditor.progress import QUIET, Reporter
 from auditor.units import Site
 
@@ -23,13 +24,14 @@ def list_sites(
     weights: str | None = None,
     checkpoint: str | Path | None = None,
     layers: str | Sequence[str] = "activations",
+    input_size: int | Sequence[int] | None = None,
     seed: int = 0,
     reporter: Reporter = QUIET,
 ) -> list[Site]:
     """Sites of a model, in network order.
 
-    Sites do not depend on weights, so none are trained or fetched unless asked for; otherwise as
-    :func:`auditor.profile`.
+    Sites do not depend on weights, so none are trained or fetched unless asked for; otherwise the parameters are
+    those of :func:`auditor.profile`.
     """
     prepared = prepare(
         model,
@@ -38,6 +40,7 @@ def list_sites(
         checkpoint=checkpoint,
         layers=layers,
         seed=seed,
+        overrides=Overrides(input_size),
         execution=Execution(),
         reporter=reporter,
     )

@@ -7,11 +7,18 @@ from typing import Any
 import click
 
 from auditor.cli.console import print_json, print_lines, print_table, reporter
-from auditor.cli.options import model_options, output_options, seed_option
+from auditor.cli.options import Numbers, model_options, output_options, seed_option
 
 
 @click.command("layers")
 @model_options
+@click.option(
+    "--input-size",
+    type=Numbers(1, 2, 3),
+    metavar="SIZE",
+    help="Input in pixels: SIZE, H,W or C,H,W; a network for one size is built for this one.  "
+    "[default: the model's own]",
+)
 @seed_option
 @output_options
 def command(*, layers: tuple[str, ...], as_json: bool, quiet: bool, **options: Any) -> None:

@@ -126,6 +126,14 @@ def test_layers_lists_reused_calls(folder: Path) -> None:
     assert {"layer1.0.relu@1", "layer1.0.relu@2"} <= set(names)
 
 
+def test_layers_are_those_of_the_input_size(folder: Path) -> None:
+    listing = call(folder, "layers", "--model", "timm:test_vit", "--input-size", "64", "--json")
+    assert listing.exit_code == 0, listing.output
+    shapes = {tuple(site["shape"]) for site in json.loads(listing.stdout)}
+    assert shapes == {(1 + (64 // 16) ** 2, 192)}
+    assert call(folder, "layers", "--model", "timm:test_vit", "--input-size", "0").exit_code == 1
+
+
 def test_models_and_plugins_are_listed(folder: Path) -> None:
     models = call(folder, "models", "resnet18")
     assert "timm:resnet18" in models.stdout.split()
