@@ -137,6 +137,8 @@ curve_points, curve_over, keep_only, q, limit, seed, engine, dtype, memory, chec
     with locked(folder) if world.main else nullcontext():
         if world.share("claimed", claim(folder, manifest).state if world.main else None) == "done":
             reporter.say(f"Ablation: {folder} was finished before with these settings; showing it.")
+            if world.main:
+                _clear(BlockCache(folder / "blocks"))  # it may have been killed in the middle of this
             return Ablation(folder, run)
         data = run.data() if limit is None else run.data().limited(limit)
         reporter.say(

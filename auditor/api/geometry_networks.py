@@ -160,7 +160,7 @@ def part_folder(
         if not done:
             manifest.complete = True
             write_manifest(folder, manifest)
-            BlockCache(folder / "blocks").clear()
+        BlockCache(folder / "blocks").clear()  # though it is done: it may have been killed in the middle of this
 
 
 def by_layer(

@@ -15,6 +15,7 @@ import auditor
 from auditor.api import joint
 from auditor.api.forward import Execution
 from auditor.errors import ModelError, OptionError, UnknownNameError
+from auditor.store.blocks import BlockCache
 
 QUICK = {"random_orders": 2, "curve_points": 4}
 
@@ -126,8 +127,11 @@ def test_an_interrupted_ablation_goes_on_to_the_same_tables(
 
 def test_a_finished_ablation_is_shown_not_repeated(runs: Path, ablation: auditor.Ablation) -> None:
     before = (ablation.path / "units.csv").stat().st_mtime_ns
+    blocks = BlockCache(ablation.path / "blocks")
+    blocks.put("left", {"by": np.zeros(1)})  # as where it was killed while it cleared away
     again = auditor.Run.open("base", runs=runs).ablate(6, **QUICK)
     assert again.path == ablation.path
+    assert blocks.keys() == []
     assert (again.path / "units.csv").stat().st_mtime_ns == before
     pd.testing.assert_frame_equal(again.effects, ablation.effects)
 

@@ -34,6 +34,7 @@ from auditor.api.geometry_settings import GeometrySettings
 from auditor.api.geometry_similarity import pairs_of
 from auditor.cli.main import main
 from auditor.errors import DataError, OptionError, RunError, UnknownNameError
+from auditor.store.blocks import BlockCache
 
 SMALL = {
     "n_images": 60, "corruptions": ("contrast", "gaussian_noise"), "attack_steps": 2, "units": 4, "gradient_images": 12,
@@ -160,8 +161,12 @@ def test_the_same_settings_show_what_is_there(
 def test_a_part_is_not_measured_twice(found: Geometry, run: auditor.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(geometry_gradients, "input_unit_gradients", None)
     monkeypatch.setattr(Geometry, "save_figures", lambda _: [])
+    (folder,) = (run.path / "geometry" / "parts").glob("gradients-*")
+    blocks = BlockCache(folder / "blocks")
+    blocks.put("left", {"by": np.zeros(1)})  # as where it was killed while it cleared away
     alone = geometry(run, parts=["gradients"], **SMALL)
     assert alone.path != found.path
+    assert blocks.keys() == []
     pd.testing.assert_frame_equal(alone.gradients, found.gradients)
 
 
